@@ -1,0 +1,1 @@
+"""Backbones: one adapter per library, five questions each answers."""

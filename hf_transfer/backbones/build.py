@@ -1,0 +1,75 @@
+"""From the `model` section to a backbone with the right head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import BackboneError
+from .backbone import Backbone
+from .heads import initialize_head
+
+if TYPE_CHECKING:
+    from ..recipe.schema import Model
+
+
+def build_backbone(section: Model, class_names: list[str], seed: int) -> Backbone:
+    """Return the recipe's backbone with a new head for these classes.
+
+    Args:
+        section: the recipe's `model` section.
+        class_names: names of the classes in label order.
+        seed: seed of the new head's initialisation, and of random weights where `pretrained` is false.
+
+    Raises:
+        BackboneError: when the backbone cannot be found, loaded or given this head.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = _load(section, class_names)
+    for head in backbone.heads:
+        initialize_head(backbone.model.get_submodule(head), seed)
+    return backbone
+
+
+def load_as_it_is(section: Model) -> Backbone:
+    """Return a checkpoint with its own head, for evaluation."""
+    if section.head.hidden or section.head.replace != "classifier":
+        raise BackboneError("model.head: an evaluation keeps the checkpoint's own head; leave model.head out")
+    return _load(section, None)
+
+
+def _load(section: Model, class_names: list[str] | None) -> Backbone:
+    kind, colon, name = section.backbone.partition(":")
+    hidden = [layer.model_dump() for layer in section.head.hidden]
+    if colon and kind == "torchvision":
+        from .torchvision_models import load_torchvision
+
+        return load_torchvision(
+            name, class_names=class_names, pretrained=section.pretrained, replace=section.head.replace, hidden=hidden
+        )
+    if colon and kind == "timm":
+        from .timm_models import load_timm
+
+        backbone = load_timm(name, class_names=class_names, pretrained=section.pretrained)
+    elif colon and kind == "package":
+        from .packaged_models import load_packaged
+
+        backbone = load_packaged(name, class_names=class_names, pretrained=section.pretrained)
+    elif colon and kind != "scratch" and not name.startswith("/"):
+        raise BackboneError(
+            f"model.backbone: '{kind}:' is not a known prefix; expected a Hub id, a local directory, timm:NAME, torchvision:NAME "
+            "or package:NAME"
+        )
+    else:
+        from .transformers_models import load_checkpoint
+
+        backbone = load_checkpoint(
+            section.backbone, section.revision, class_names=class_names, pretrained=section.pretrained
+        )
+    if hidden and class_names is not None:
+        from .hidden_head import with_hidden_head
+
+        return with_hidden_head(backbone, class_names, hidden)
+    return backbone

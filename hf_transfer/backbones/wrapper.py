@@ -1,0 +1,111 @@
+"""Our registered wrapper, for what no stock class can hold: hidden heads and torchvision networks.
+
+`model_type: "hf_transfer"`. Such a directory loads with `AutoModelForImageClassification.from_pretrained` after
+`hf_transfer.register()`; without it transformers refuses the unknown type, so the head is never silently initialised anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from .heads import build_head
+
+
+class TransferConfig(PreTrainedConfig):
+    """Everything needed to rebuild the network without its weights.
+
+    Args:
+        library: "torchvision" or "transformers" (which wraps timm's networks too).
+        architecture: torchvision's name of the network, or the model type of transformers.
+        arguments: keyword arguments of torchvision's constructor, or the configuration of transformers.
+        head: {"path", "in_features", "hidden", "pool", "cut"}: where the new head stands, what it is made of, whether maps are
+            pooled in front of it, and whether the layers after it (the rest of the old classifier) are cut off.
+    """
+
+    model_type = "hf_transfer"
+
+    def __init__(
+        self,
+        library: str = "torchvision",
+        architecture: str = "",
+        arguments: dict[str, Any] | None = None,
+        head: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.library = library
+        self.architecture = architecture
+        self.arguments = arguments or {}
+        self.head = head or {}
+        super().__init__(**kwargs)
+
+
+class TransferForImageClassification(PreTrainedModel):
+    """A network of another library with a head of ours, as a `PreTrainedModel`."""
+
+    config_class = TransferConfig
+    main_input_name = "pixel_values"
+    base_model_prefix = "network"
+    accepts_loss_kwargs = False
+    _no_split_modules: tuple[str, ...] = ()
+
+    def __init__(self, config: TransferConfig) -> None:
+        super().__init__(config)
+        self.network = build_network(config)
+        place_head(self.network, config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Keep what the network's own library initialised."""
+
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
+    ) -> ImageClassifierOutput:
+        """Return logits [n, num_labels], and the cross-entropy where labels [n] are given."""
+        output = self.network(pixel_values)
+        logits = output if isinstance(output, torch.Tensor) else output.logits
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+def place_head(network: nn.Module, config: TransferConfig) -> None:
+    """Put the head that the configuration describes into the network, in place."""
+    spec = config.head
+    head = build_head(spec["in_features"], config.num_labels, spec["hidden"])
+    if spec.get("pool"):
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    network.set_submodule(spec["path"], head)
+    if spec.get("cut"):
+        parent, _, position = spec["path"].rpartition(".")
+        sequence = network.get_submodule(parent)
+        if not isinstance(sequence, nn.Sequential):
+            raise TypeError(f"expected {parent} to be a Sequential, found {type(sequence).__name__}")
+        del sequence[int(position) + 1 :]
+
+
+def build_network(config: TransferConfig) -> nn.Module:
+    """Return the library's network with its own head, weights as that library initialises them."""
+    if config.library == "torchvision":
+        import torchvision
+
+        # from_pretrained builds on the meta device, where torchvision's RegNet cannot compute its widths.
+        with torch.device("cpu"):
+            return torchvision.models.get_model(config.architecture, weights=None, **config.arguments)
+    inner = CONFIG_MAPPING[config.architecture].from_dict(dict(config.arguments))
+    return AutoModelForImageClassification.from_config(inner)
+
+
+def register() -> None:
+    """Register the model type with transformers' Auto classes; calling it again changes nothing."""
+    AutoConfig.register("hf_transfer", TransferConfig, exist_ok=True)
+    AutoModelForImageClassification.register(TransferConfig, TransferForImageClassification, exist_ok=True)

@@ -1,0 +1,143 @@
+"""From the `data` section to checked splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import DataError, listed
+from .integrity import cross_split_duplicates, fingerprint, scan
+from .sources import read_source
+from .splits import hold_out, subset
+from .table import ImageTable
+
+if TYPE_CHECKING:
+    from ..recipe.schema import Data
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The images of a run, checked.
+
+    Args:
+        tables: a table for each split.
+        class_names: names of the classes in label order.
+        fingerprint: digest of sample ids, labels and image bytes of every split.
+        skipped: split to the unreadable images left out of it, as (sample id, reason).
+        duplicates: groups of byte-identical images that stand in more than one split, as `split: sample id`.
+        revision: commit of a Hub data set, None elsewhere.
+    """
+
+    tables: dict[str, ImageTable]
+    class_names: list[str]
+    fingerprint: str
+    skipped: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    duplicates: list[list[str]] = field(default_factory=list)
+    revision: str | None = None
+
+
+def build_splits(section: Data, wanted: Sequence[str], *, training: bool, decode: bool = False) -> Splits:
+    """Read the source, split it, and check every image that will be used.
+
+    Args:
+        section: the recipe's `data` section.
+        wanted: the splits that will be evaluated.
+        training: whether a model will be trained: then a validation split is always made, and every split must hold at
+            least two classes. An evaluation of a source without splits takes all of it as test.
+        decode: decode every image now, instead of parsing its header.
+
+    Raises:
+        DataError: naming what is wrong with the source, its labels, its splits or its images.
+    """
+    source = read_source(section)
+    class_names = source.class_names
+    if training and len(class_names) < 2:
+        raise DataError(f"data: expected at least two classes, found {len(class_names)}: {listed(class_names) or 'none'}")
+    if len(set(class_names)) != len(class_names):
+        raise DataError(f"data: two classes have the same name among {listed(class_names)}")
+    tables = _split(section, dict(source.tables), class_names, wanted, training)
+    tables = {split: tables[split] for split in ("train", "validation", "test") if split in tables}
+    if "train" in tables:
+        tables["train"] = subset(
+            tables["train"], section.split_seed, class_names, total=section.max_train_samples, each=section.samples_per_class
+        )
+    for split, maximum in (("validation", section.max_validation_samples), ("test", section.max_test_samples)):
+        if split in tables:
+            tables[split] = subset(tables[split], section.split_seed, class_names, total=maximum, each=None)
+    return _checked(section, tables, class_names, source.revision, decode)
+
+
+def _split(
+    section: Data, tables: dict[str, ImageTable], class_names: list[str], wanted: Sequence[str], training: bool
+) -> dict[str, ImageTable]:
+    if not training:
+        if "test" in wanted and "test" not in tables and section.test_fraction is None:
+            if len(tables) > 1:
+                raise DataError(
+                    f"evaluation.splits: the source has {' and '.join(tables)} but no test split; "
+                    "name one of its splits, or set data.test_fraction"
+                )
+            tables = {"test": tables.popitem()[1]}
+    elif "train" not in tables:
+        raise DataError(f"data.source: expected a train split, found only {' and '.join(tables)}")
+    fractions = {}
+    if "test" not in tables and section.test_fraction is not None:
+        fractions["test"] = section.test_fraction
+    if "validation" not in tables and (training or "validation" in wanted):
+        fractions["validation"] = section.validation_fraction
+    if fractions and "train" in tables:
+        if training:
+            _complete(tables["train"], class_names)
+        tables |= hold_out(tables["train"], fractions, section.split_seed, class_names)
+    absent = [split for split in wanted if split not in tables]
+    if absent:
+        raise DataError(
+            f"evaluation.splits: asked for {' and '.join(absent)}, and the source brings no such split. "
+            "Set data.test_fraction (0.2, say) to hold out test images, or leave the split out of evaluation.splits."
+        )
+    if training:
+        _complete(tables["train"], class_names)
+        return tables
+    return {split: tables[split] for split in wanted}
+
+
+def _complete(train: ImageTable, class_names: list[str]) -> None:
+    empty = [class_names[c] for c in np.flatnonzero(train.class_counts(len(class_names)) == 0)]
+    if empty:
+        raise DataError(f"data: expected training images of every class; found none of {listed(empty)}")
+
+
+def _checked(
+    section: Data, tables: dict[str, ImageTable], class_names: list[str], revision: str | None, decode: bool
+) -> Splits:
+    # Skipping must know every bad image before the first step, so that counts and steps are right: it decodes fully.
+    decode = decode or section.on_bad_image == "skip"
+    scans = {split: scan(table, decode=decode) for split, table in tables.items()}
+    skipped = {
+        split: [(tables[split].name(index), reason) for index, reason in scanned.bad.items()]
+        for split, scanned in scans.items()
+    }
+    found = [f"{name}: {reason}" for items in skipped.values() for name, reason in items]
+    if found and section.on_bad_image == "error":
+        raise DataError(
+            f"data: found {len(found)} unreadable image{'s' if len(found) > 1 else ''}:\n"
+            + "\n".join(f"  - {line}" for line in found[:20])
+            + (f"\n  and {len(found) - 20} more" if len(found) > 20 else "")
+            + "\nMend or remove them, or set data.on_bad_image to 'skip' to leave them out, listed and counted."
+        )
+    duplicates = cross_split_duplicates(tables, scans)
+    digest = fingerprint(tables, scans, class_names)
+    if found:
+        tables = {
+            split: table.select(np.array([i for i in range(len(table)) if i not in scans[split].bad], dtype=np.int64))
+            for split, table in tables.items()
+        }
+        for split, table in tables.items():
+            if split == "train":
+                _complete(table, class_names)
+            elif not len(table):
+                raise DataError(f"data: every image of the {split} split is unreadable")
+    return Splits(tables, class_names, digest, skipped, duplicates, revision)

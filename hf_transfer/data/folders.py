@@ -1,0 +1,127 @@
+"""Folders of class folders, with or without split folders above them."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, listed
+from .table import ImageTable
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif")
+)
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+@dataclass(frozen=True)
+class SourceTables:
+    """What a source holds before anything is split.
+
+    Args:
+        tables: a table for each split the source brings; a source without splits has only `train`.
+        class_names: names of the classes, in label order.
+        split_by_source: whether the source itself says which image is in which split.
+        revision: resolved commit of a Hub data set, None elsewhere.
+    """
+
+    tables: dict[str, ImageTable]
+    class_names: list[str]
+    split_by_source: bool
+    revision: str | None = None
+
+
+def natural_order(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts "10" after "9"."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def read_class_folders(root: Path) -> SourceTables:
+    """Read a folder of class folders, or of split folders (train, validation, test) that hold class folders.
+
+    Hidden files and files that are no images are passed over. The order of classes is natural ("10" after "9"), the order
+    of images is that of their relative paths, so neither depends on the file system.
+
+    Raises:
+        DataError: when there are no class folders, or one of them holds no image.
+    """
+    children = sorted((p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_order)
+    splits = [name for name in children if name.lower() in SPLIT_NAMES]
+    if splits and len(splits) == len(children):
+        roots: dict[str, Path] = {}
+        for name in splits:
+            split = SPLIT_NAMES[name.lower()]
+            if split in roots:
+                raise DataError(f"data.source: {root} has two folders for the {split} split: {roots[split].name}, {name}")
+            roots[split] = root / name
+    else:
+        roots = {"train": root}
+    names_by_split = {split: _class_folders(folder) for split, folder in roots.items()}
+    class_names = sorted({name for names in names_by_split.values() for name in names}, key=natural_order)
+    index = {name: label for label, name in enumerate(class_names)}
+    tables = {}
+    for split, folder in roots.items():
+        paths, labels, empty = [], [], []
+        for name in names_by_split[split]:
+            files = _image_files(folder / name)
+            paths += files
+            labels += [index[name]] * len(files)
+            if not files:
+                empty.append(str(folder / name))
+        if empty:
+            raise DataError(
+                f"data.source: expected at least one image in every class folder; found none in {listed(empty)}. "
+                "Add images, or remove the folder if the class is not wanted."
+            )
+        tables[split] = _table(paths, labels, root)
+    return SourceTables(tables, class_names, split_by_source=bool(splits) and len(splits) == len(children))
+
+
+def _class_folders(folder: Path) -> list[str]:
+    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if not names:
+        raise DataError(
+            f"data.source: expected a folder for each class inside {folder}, found none. "
+            "Put the images of each class into a folder of its name."
+        )
+    return sorted(names, key=natural_order)
+
+
+def _image_files(folder: Path) -> list[str]:
+    files = []
+    for parent, _, names in os.walk(folder):
+        files += [
+            str(Path(parent, name))
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    return sorted(files)
+
+
+def _table(paths: list[str], labels: list[int], root: Path) -> ImageTable:
+    import datasets
+
+    images = datasets.Dataset.from_dict(
+        {"image": [{"bytes": None, "path": path} for path in paths]},
+        features=datasets.Features({"image": datasets.Image(decode=False)}),
+    )
+    return ImageTable(
+        images=images,
+        column="image",
+        rows=np.arange(len(paths)),
+        labels=np.array(labels, dtype=np.int64),
+        sample_ids=np.array([Path(path).relative_to(root).as_posix() for path in paths]),
+    )

@@ -1,0 +1,125 @@
+"""Who is in which split: stratified, decided by `split_seed` and the sample ids alone.
+
+Within a class, images are ordered by a keyed hash of their sample id. The order of rows or files plays no part, and adding
+an image moves few others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from ..errors import DataError, listed
+from .table import ImageTable
+
+
+def hash_order(sample_ids: np.ndarray, split_seed: int) -> np.ndarray:
+    """Return int64 [n], the positions ordered by BLAKE2b(split_seed, sample id)."""
+    key = f"split:{split_seed}".encode()
+    digests = [hashlib.blake2b(str(sample_id).encode(), key=key, digest_size=8).digest() for sample_id in sample_ids]
+    return np.argsort(np.array(digests, dtype="S8"), kind="stable")
+
+
+def apportion(counts: np.ndarray, total: int) -> np.ndarray:
+    """Share `total` among classes in proportion to `counts` by largest remainders (Hamilton's method).
+
+    Args:
+        counts: int64 [classes].
+        total: how many to hand out, at most `counts.sum()`.
+
+    Returns:
+        int64 [classes] that sums to `total`, each at most its count.
+    """
+    exact = counts * (total / counts.sum())
+    shares = np.floor(exact).astype(np.int64)
+    remainders = exact - shares
+    order = np.argsort(-remainders, kind="stable")
+    shares[order[: total - int(shares.sum())]] += 1
+    return np.minimum(shares, counts)
+
+
+def hold_out(
+    table: ImageTable, fractions: dict[str, float], split_seed: int, class_names: list[str]
+) -> dict[str, ImageTable]:
+    """Take stratified parts out of a table.
+
+    Args:
+        table: the images to split.
+        fractions: part name to its share of the whole table, such as {"test": 0.2, "validation": 0.2}.
+        split_seed: seed of the split.
+        class_names: for the message.
+
+    Returns:
+        The parts by name, and what remains as "train"; every class occurs in every part.
+
+    Raises:
+        DataError: when the fractions leave nothing, or a class has too few images to be in every part.
+    """
+    if sum(fractions.values()) >= 1.0:
+        shown = ", ".join(f"{name} {fraction:g}" for name, fraction in fractions.items())
+        raise DataError(f"data: expected held-out fractions that leave images to train on; found {shown}")
+    counts = table.class_counts(len(class_names))
+    present = counts > 0
+    needed = len(fractions) + 1
+    few = [f"'{class_names[c]}' ({counts[c]})" for c in np.flatnonzero(present & (counts < needed))]
+    if few:
+        raise DataError(
+            f"data: a stratified split into {' + '.join(['train', *fractions])} needs at least {needed} images of every class; "
+            f"too few of {listed(few)}. Add images, remove the class, or give split folders of your own."
+        )
+    taken = np.zeros_like(counts)
+    shares = {}
+    for name, fraction in fractions.items():
+        share = apportion(counts, round(fraction * int(counts.sum())))
+        share[present] = np.maximum(share[present], 1)
+        shares[name] = np.minimum(share, np.maximum(counts - taken - (needed - 1 - len(shares)), 0))
+        taken += shares[name]
+    part_of = np.full(len(table), -1)
+    order = hash_order(table.sample_ids, split_seed)
+    by_class = order[np.argsort(table.labels[order], kind="stable")]
+    start = 0
+    for label, count in enumerate(counts):
+        members = by_class[start : start + count]
+        offset = 0
+        for part, name in enumerate(fractions):
+            part_of[members[offset : offset + shares[name][label]]] = part
+            offset += shares[name][label]
+        start += count
+    parts = {name: table.select(np.flatnonzero(part_of == part)) for part, name in enumerate(fractions)}
+    return {"train": table.select(np.flatnonzero(part_of == -1)), **parts}
+
+
+def subset(table: ImageTable, split_seed: int, class_names: list[str], *, total: int | None, each: int | None) -> ImageTable:
+    """Take a stratified subset: `total` images in proportion to the classes, or `each` of every class.
+
+    Raises:
+        DataError: when `total` is below the number of classes, or a class has fewer than `each` images.
+    """
+    counts = table.class_counts(len(class_names))
+    if each is not None:
+        few = [f"'{class_names[c]}' ({counts[c]})" for c in np.flatnonzero(counts < each)]
+        if few:
+            raise DataError(f"data.samples_per_class: expected at least {each} training images of every class; too few of {listed(few)}")
+        shares = np.full_like(counts, each)
+    elif total is not None and total < len(table):
+        present = counts > 0
+        if total < int(present.sum()):
+            raise DataError(
+                f"data: expected at least one image of each of the {int(present.sum())} classes; "
+                f"a maximum of {total} samples is too small"
+            )
+        shares = np.maximum(apportion(counts, total), present)
+        while shares.sum() > total:  # minimums of one were added above: take them back from the largest
+            shares[int(np.argmax(shares))] -= 1
+    else:
+        return table
+    order = hash_order(table.sample_ids, split_seed)
+    seen = np.zeros_like(counts)
+    keep = np.zeros(len(table), dtype=bool)
+    for position in order:
+        label = table.labels[position]
+        if seen[label] < shares[label]:
+            keep[position] = True
+            seen[label] += 1
+    return table.select(np.flatnonzero(keep))

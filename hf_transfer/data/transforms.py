@@ -1,0 +1,140 @@
+"""One preprocessing object, built from the checkpoint's own image processor.
+
+Evaluation, prediction and saved models all call that processor, so they agree to the last bit with
+`transformers.pipeline`. What training with augmentation needs besides (output size, statistics, interpolation) is measured
+on the processor: it is shown a black and a white image, and the affine map from pixels to inputs is read off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+
+from ..errors import BackboneError, DataError
+
+_PROBE_SIZE = 320
+_PIL_TO_TORCHVISION = {
+    0: InterpolationMode.NEAREST,
+    1: InterpolationMode.LANCZOS,
+    2: InterpolationMode.BILINEAR,
+    3: InterpolationMode.BICUBIC,
+}
+
+
+class Preprocessing:
+    """Images to model inputs, as the checkpoint wants them.
+
+    Args:
+        processor: the checkpoint's image processor.
+
+    Attributes:
+        size: (height, width) of the input.
+        mean: float32 [3], statistics for pixels between 0 and 1.
+        std: float32 [3].
+        interpolation: how images are resized.
+        low, high: float32 [3], what a black and a white pixel become.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        # A copy of one image: resizing a constant image leaves it constant, so only statistics are seen here.
+        black, white = (self(Image.new("RGB", (_PROBE_SIZE, _PROBE_SIZE), (v, v, v))) for v in (0, 255))
+        self.size: tuple[int, int] = (int(black.shape[1]), int(black.shape[2]))
+        self.low, self.high = black.mean(dim=(1, 2)), white.mean(dim=(1, 2))
+        span = self.high - self.low
+        if not bool((span > 0).all()):
+            raise BackboneError("model.backbone: its image processor maps black and white to the same values")
+        self.std = 1.0 / span
+        self.mean = -self.low * self.std
+        self.interpolation = _interpolation(processor)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return the input for one RGB image: float32 [3, height, width], deterministic."""
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return float32 inputs for uint8 pixels [3, height, width] that already have the right size."""
+        return pixels.to(torch.float32).div_(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+
+    def check_statistics(self, batch: torch.Tensor) -> None:
+        """Stop when a batch cannot come from 8-bit images under these statistics.
+
+        Args:
+            batch: float32 [n, 3, height, width], images as a loader delivers them.
+
+        Raises:
+            DataError: when 0-255 pixels met statistics for 0-1 pixels, or pixels were scaled twice.
+        """
+        declared_mean, declared_std = _declared_statistics(self.processor)
+        low = ((0.0 - declared_mean) / declared_std).min()
+        high = ((1.0 - declared_mean) / declared_std).max()
+        found_low, found_high = float(batch.min()), float(batch.max())
+        shown = f"inputs between {low:.2f} and {high:.2f}, found {found_low:.2f} to {found_high:.2f} in the first batch"
+        if max(abs(found_low), abs(found_high)) > 4 * max(abs(low), abs(high)):
+            raise DataError(
+                f"model.backbone: the checkpoint's statistics (mean {_shown(declared_mean)}, std {_shown(declared_std)}) give "
+                f"{shown}: 0-255 pixels were normalised with statistics for 0-1 pixels. "
+                "Mend do_rescale / rescale_factor in its preprocessor_config.json."
+            )
+        if found_high - found_low < 0.02 * (high - low):
+            raise DataError(
+                f"model.backbone: the checkpoint's statistics (mean {_shown(declared_mean)}, std {_shown(declared_std)}) give "
+                f"{shown}: the pixels were scaled down twice, or every image of the batch is blank. "
+                "Mend do_rescale / rescale_factor in its preprocessor_config.json, or the images."
+            )
+
+
+def _declared_statistics(processor: Any) -> tuple[np.ndarray, np.ndarray]:
+    config = getattr(processor, "data_config", None)  # timm's processors
+    mean = config["mean"] if config else getattr(processor, "image_mean", None)
+    std = config["std"] if config else getattr(processor, "image_std", None)
+    if mean is None or std is None or getattr(processor, "do_normalize", True) is False:
+        return np.zeros(3), np.ones(3)
+    return np.atleast_1d(np.asarray(mean, dtype=float)), np.atleast_1d(np.asarray(std, dtype=float))
+
+
+def _shown(values: np.ndarray) -> str:
+    return " ".join(f"{value:.3g}" for value in values)
+
+
+def _interpolation(processor: Any) -> InterpolationMode:
+    config = getattr(processor, "data_config", None)
+    if config:
+        return InterpolationMode(config["interpolation"])
+    resample = getattr(processor, "resample", None)
+    return _PIL_TO_TORCHVISION.get(int(resample) if resample is not None else 2, InterpolationMode.BILINEAR)
+
+
+def build_train_transform(preset: str, preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
+    """Return what training images go through: float32 [3, height, width] from an RGB image.
+
+    Presets: `none` is the evaluation transform. `basic` is a random resized crop of 50 to 100 % of the area (aspect ratio 3/4
+    to 4/3) and a horizontal flip with probability 0.5. Random numbers come from torch's global generator, which the data set
+    seeds for each sample.
+    """
+    if preset == "none":
+        return preprocessing
+    if preset == "basic":
+        from torchvision.transforms import v2
+
+        crop = v2.RandomResizedCrop(
+            preprocessing.size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), interpolation=preprocessing.interpolation, antialias=True
+        )
+        return _Augmented(v2.Compose([crop, v2.RandomHorizontalFlip(0.5), v2.PILToTensor()]), preprocessing)
+    raise ValueError(f"unknown augmentation preset '{preset}'")
+
+
+class _Augmented:
+    """Random geometry on the image, then the checkpoint's statistics."""
+
+    def __init__(self, geometry: Callable[[Image.Image], torch.Tensor], preprocessing: Preprocessing) -> None:
+        self.geometry = geometry
+        self.preprocessing = preprocessing
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return self.preprocessing.normalize(self.geometry(image))

@@ -1,0 +1,22 @@
+"""Metrics of a single-label classifier: arrays in, plain numbers out.
+
+Reading order: `summary` (what a run reports) rests on `accuracy`, `per_class`, `likelihood`, `calibration` and
+`intervals`, each a few pure functions on NumPy arrays whose shapes and types `arrays` checks. `modules` wraps them as
+`evaluate.Metric` classes; it is not imported here, because `import evaluate` takes seconds (it loads transformers).
+
+Nothing in this package knows about recipes, models, files or processes: whoever calls it has gathered the samples.
+"""
+
+from hf_transfer.metrics.intervals import wilson_interval
+from hf_transfer.metrics.summary import (
+    classification_metrics,
+    classification_metrics_from_probabilities,
+    quick_metrics,
+)
+
+__all__ = [
+    "classification_metrics",
+    "classification_metrics_from_probabilities",
+    "quick_metrics",
+    "wilson_interval",
+]

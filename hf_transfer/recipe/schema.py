@@ -1,0 +1,228 @@
+"""The recipe: one strict section after another, every key named, every default written down.
+
+This module knows names, types and ranges. It does not know files (`loading`), HuggingFace's training arguments
+(`training_arguments`) or which keys wait for a later version (`availability`), and it imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+SCHEMA_VERSION = 1
+
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Split = Literal["train", "validation", "test"]
+StrategyName = Literal[
+    "full",
+    "linear_probe",
+    "knn",
+    "partial",
+    "two_phase",
+    "gradual",
+    "discriminative",
+    "complete",
+    "norm_only",
+    "lora",
+    "quantized_probe",
+]
+AugmentPreset = Literal["none", "basic", "strong", "randaugment", "trivial", "crop_pad_flip_rotate"]
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are errors, values are never converted from another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class Reference(Section):
+    """A figure that others published for this experiment."""
+
+    test_accuracy: Probability | None = Field(None, description="Published test accuracy, 0 to 1.")
+    source: str = Field(description="Where the figure was published.")
+
+
+class Expected(Section):
+    """Figures measured with this very recipe."""
+
+    test_accuracy: Probability = Field(description="Measured test accuracy, 0 to 1.")
+    minutes: float = Field(gt=0, description="Wall-clock minutes of the whole run.")
+    device: str = Field(description="The device it was measured on.")
+    date: str = Field(description="Day of the measurement, YYYY-MM-DD.")
+
+
+class Data(Section):
+    """Which images, which labels, and who is in which split."""
+
+    source: str = Field(
+        min_length=1,
+        description="A Hub dataset id, a folder of class folders (with or without train/validation/test above them), "
+        "package:textile or package:digits.",
+    )
+    config_name: str | None = Field(None, description="Configuration of a Hub dataset that has several.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub dataset.")
+    image_column: str | None = Field(None, description="Column of the images; inferred when there is only one.")
+    label_column: str | None = Field(None, description="Column of the labels; inferred when unambiguous.")
+    validation_fraction: Fraction = Field(
+        0.2, description="Share of the source's training split held out for selection, where it brings no validation split."
+    )
+    test_fraction: Fraction | None = Field(
+        None, description="Share of the source's training split held out as test, where it brings no test split."
+    )
+    split_seed: int = Field(0, ge=0, description="Alone decides who is in which split; the run's seed never does.")
+    group_column: str | None = Field(None, description="Images that share this value stay on one side of every split.")
+    max_train_samples: Count | None = Field(None, description="Train on at most this many images (stratified).")
+    max_validation_samples: Count | None = Field(None, description="Validate on at most this many images (stratified).")
+    max_test_samples: Count | None = Field(None, description="Test on at most this many images (stratified).")
+    samples_per_class: Count | None = Field(None, description="Few-shot: this many training images of each class.")
+    on_bad_image: Literal["error", "skip"] = Field(
+        "error", description="Stop at an unreadable image, or leave it out, list it and count it; never substitute another."
+    )
+    task: Literal["single_label", "multi_label"] = Field("single_label", description="One label an image, or several.")
+
+
+class HiddenLayer(Section):
+    """One hidden layer of a classification head: linear, activation, dropout."""
+
+    size: Count = Field(description="Width of the layer.")
+    activation: Literal["relu", "gelu", "silu", "tanh", "hardswish"] = Field("relu", description="Its activation.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout after the activation.")
+
+
+class Head(Section):
+    """The new classifier and what it replaces."""
+
+    replace: Literal["classifier", "last"] = Field(
+        "classifier", description="Replace the whole classifier, or only its last layer and keep what precedes it."
+    )
+    hidden: list[HiddenLayer] = Field(default_factory=list, description="Hidden layers before the output layer.")
+
+
+class Model(Section):
+    """The backbone and its head."""
+
+    backbone: str = Field(
+        min_length=1,
+        description="A Hub id or local directory; timm:NAME; torchvision:NAME; package:efficientnet_lite0; scratch:NAME.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub checkpoint.")
+    pretrained: bool = Field(True, description="Start from pretrained weights, or from random ones.")
+    head: Head = Field(default_factory=lambda: Head())
+
+
+class Strategy(Section):
+    """How the backbone is adapted."""
+
+    name: StrategyName = Field("full", description="Which parts train, and when.")
+    layer_decay: Probability | None = Field(None, description="Layer-wise learning-rate decay from head to stem.")
+
+
+class Augment(Section):
+    """What training images go through; evaluation images never do."""
+
+    preset: AugmentPreset = Field("basic", description="The augmentation preset.")
+    mixup: float = Field(0.0, ge=0.0, description="Beta parameter of mixup; 0 is off.")
+    cutmix: float = Field(0.0, ge=0.0, description="Beta parameter of CutMix; 0 is off.")
+
+
+class Features(Section):
+    """The fast path of everything frozen."""
+
+    cache: bool = Field(True, description="Compute the features of a frozen backbone once.")
+    pooling: str = Field("default", description="How features are pooled; the checkpoint's own way by default.")
+    views: Count = Field(1, description="Augmented views cached for each training image.")
+    compile: Literal["auto", "always", "never"] = Field("auto", description="When the forward pass is compiled.")
+
+
+class Loss(Section):
+    """The training loss."""
+
+    name: Literal["cross_entropy", "focal"] = Field("cross_entropy", description="The loss function.")
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None, description="'balanced', or a weight for each class by name."
+    )
+
+
+class Ema(Section):
+    """An exponential moving average of the weights."""
+
+    decay: float = Field(0.9998, gt=0.0, lt=1.0, description="Decay of the average, per step.")
+
+
+class EarlyStopping(Section):
+    """Stop when the validation metric no longer improves."""
+
+    patience: Count = Field(description="Evaluations without improvement before training stops.")
+    min_delta: float = Field(0.0, ge=0.0, description="The smallest change that counts as an improvement.")
+
+
+class Evaluation(Section):
+    """What is measured when training is over."""
+
+    splits: list[Split] = Field(
+        default_factory=lambda: ["train", "validation", "test"], description="Splits evaluated with the saved model."
+    )
+    monitor: list[str] = Field(
+        default_factory=list, description="Extra splits watched during training; the run is marked, selection is not moved."
+    )
+    extra: dict[str, str] = Field(default_factory=dict, description="Further test sets, name to source.")
+    label_map: str | dict[str, list[str]] | None = Field(
+        None,
+        description="For each class of the data set the checkpoint's classes (their probabilities are summed); or the name "
+        "of a map that is shipped, such as cifar10_imagenet.",
+    )
+
+    @field_validator("splits")
+    @classmethod
+    def _splits_once(cls, splits: list[str]) -> list[str]:
+        if not splits:
+            raise ValueError("expected at least one of train, validation, test; found an empty list")
+        if len(set(splits)) != len(splits):
+            raise ValueError("expected each split once")
+        return splits
+
+
+class Hub(Section):
+    """Publishing to the Hub."""
+
+    push: bool = Field(False, description="Push the model and its card.")
+    repo_id: str | None = Field(None, description="Repository on the Hub.")
+    private: bool = Field(True, description="Whether a new repository is private.")
+    strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = Field("end", description="When to push.")
+    revision: str | None = Field(None, description="Branch to push to.")
+
+
+class Recipe(Section):
+    """One run: data, backbone, strategy, and everything needed to repeat it."""
+
+    json_schema: str | None = Field(None, alias="$schema", description="Path of the JSON Schema, for editors.")
+    schema_version: Literal[1] = Field(SCHEMA_VERSION, description="Version of the recipe format.")
+    description: str = Field("", description="One sentence: what this run is.")
+    reference: Reference | None = Field(None, description="What others published.")
+    expected: Expected | None = Field(None, description="What was measured with this very recipe.")
+    mode: Literal["train", "evaluate"] = Field("train", description="Train, or score a checkpoint as it is.")
+    seed: int = Field(0, ge=0, description="Seed of initialisation, order and augmentation; never of the splits.")
+    output_dir: str = Field(min_length=1, description="The run directory; by default runs/NAME-OF-THE-RECIPE.")
+    data: Data
+    model: Model
+    strategy: Strategy = Field(default_factory=lambda: Strategy())
+    augment: Augment = Field(default_factory=lambda: Augment())
+    features: Features = Field(default_factory=lambda: Features())
+    training: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Any field of transformers.TrainingArguments under its own name and type; optim also takes 'adam' "
+        "(plain Adam, coupled weight decay).",
+    )
+    loss: Loss = Field(default_factory=lambda: Loss())
+    ema: Ema | None = None
+    early_stopping: EarlyStopping | None = None
+    evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
+    hub: Hub = Field(default_factory=lambda: Hub())
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _strategy_shorthand(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value

@@ -1,0 +1,93 @@
+"""A run directory as the report sees it: what the files say, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_transfer.errors import RunDirectoryError
+from hf_transfer.report.history import HistoryRow, read_history
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of a run directory, read.
+
+    Args:
+        path: the directory.
+        recipe: recipe.json.
+        environment: environment.json; empty where there is none.
+        metrics: metrics.json.
+        model_config: model/config.json, or None where the run saved no model.
+        history: history.csv, by step; empty where there is none.
+    """
+
+    path: Path
+    recipe: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: dict[str, Any]
+    model_config: dict[str, Any] | None
+    history: list[HistoryRow]
+
+    @classmethod
+    def read(cls, path: Path) -> RunDirectory:
+        """Read the files that the report needs.
+
+        Raises:
+            RunDirectoryError: recipe.json or metrics.json is missing, or a file is damaged.
+        """
+        path = Path(path)
+        for name in ("recipe.json", "metrics.json"):
+            if not (path / name).is_file():
+                raise RunDirectoryError(f"{path}: expected the directory of a finished run, found no {name} in it.")
+        history = path / "history.csv"
+        config = path / "model" / "config.json"
+        return cls(
+            path=path,
+            recipe=_read_object(path / "recipe.json"),
+            environment=_read_object(path / "environment.json") if (path / "environment.json").is_file() else {},
+            metrics=_read_object(path / "metrics.json"),
+            model_config=_read_object(config) if config.is_file() else None,
+            history=read_history(history) if history.is_file() else [],
+        )
+
+    @property
+    def evaluates_only(self) -> bool:
+        """Whether the run scored a checkpoint as it is."""
+        return self.recipe.get("mode") == "evaluate"
+
+    @property
+    def splits(self) -> dict[str, dict[str, Any]]:
+        """The evaluated splits with their metrics, in the order of the file."""
+        return {name: found for name, found in self.metrics.items() if name != "cost" and isinstance(found, dict)}
+
+    @property
+    def headline_split(self) -> str | None:
+        """The split that the card speaks of: test, or validation where there is no test."""
+        return next((name for name in ("test", "validation") if name in self.splits), None)
+
+    def section(self, name: str) -> dict[str, Any]:
+        """Return a section of the recipe; a shorthand such as `"strategy": "full"` as `{"name": "full"}`."""
+        found = self.recipe.get(name)
+        if isinstance(found, str):
+            return {"name": found}
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """The `cost` part of the metrics."""
+        found = self.metrics.get("cost")
+        return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunDirectoryError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{path}: expected a JSON object, found {type(found).__name__}.")
+    return found

@@ -1,0 +1,1 @@
+"""Strategies: how a backbone is adapted, as data."""

@@ -1,0 +1,79 @@
+"""From the `training` section to `transformers.TrainingArguments`: the user's fields, our defaults, our decisions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Problem, RecipeError
+from .hardware import bf16_pays, loader_workers
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
+    """Return the `training` section with the defaults a practitioner would choose filled in, for this machine.
+
+    bf16 where the hardware gains, a loader process where it helps, evaluation and a checkpoint each epoch, the best model by
+    validation accuracy kept, a tenth of the steps as warmup, TensorBoard on.
+    """
+    chosen = dict(training)
+    use_cpu = bool(chosen.get("use_cpu", False))
+    if not chosen.get("fp16"):
+        chosen.setdefault("bf16", bf16_pays(use_cpu))
+    chosen.setdefault("dataloader_num_workers", loader_workers(use_cpu))
+    chosen.setdefault("per_device_train_batch_size", 32)
+    chosen.setdefault("per_device_eval_batch_size", 64)
+    chosen.setdefault("warmup_steps", 0.1)
+    chosen.setdefault("eval_strategy", "epoch")
+    chosen.setdefault("save_strategy", chosen["eval_strategy"])
+    if chosen["save_strategy"] == "steps" and "eval_steps" in chosen:
+        chosen.setdefault("save_steps", chosen["eval_steps"])
+    chosen.setdefault("save_total_limit", 1)
+    chosen.setdefault("logging_steps", 10)
+    chosen.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite shows; and no wait for the GPU each step
+    chosen.setdefault("metric_for_best_model", "accuracy")
+    chosen.setdefault("report_to", ["tensorboard"])
+    if chosen.get("lr_scheduler_type") == "reduce_lr_on_plateau":
+        # transformers leaves the scheduler's default, "min", even for a metric that grows.
+        mode = "min" if chosen["metric_for_best_model"] == "loss" else "max"
+        chosen["lr_scheduler_kwargs"] = {"mode": mode, **(chosen.get("lr_scheduler_kwargs") or {})}
+    return chosen
+
+
+def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> TrainingArguments:
+    """Return the `TrainingArguments` of a run.
+
+    Args:
+        training: the resolved section, see `training_defaults`.
+        checkpoints: folder of the checkpoints.
+        seed: seed of the run.
+
+    Raises:
+        RecipeError: when transformers refuses a combination.
+    """
+    from transformers import TrainingArguments
+
+    fields = {name: value for name, value in training.items() if name != "report_to"}
+    if fields.get("optim") == "adam":
+        fields["optim"] = "adamw_torch"  # the learning rate, betas and epsilon are read from the same fields
+    reporters = training.get("report_to") or []
+    reporters = [reporters] if isinstance(reporters, str) else reporters
+    selects = training["eval_strategy"] != "no"
+    try:
+        return TrainingArguments(
+            output_dir=str(checkpoints),
+            seed=seed,
+            data_seed=seed,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            load_best_model_at_end=selects,
+            greater_is_better=training["metric_for_best_model"] != "loss",
+            dataloader_persistent_workers=False,
+            disable_tqdm=fields.pop("disable_tqdm", None),
+            report_to=[name for name in reporters if name not in ("tensorboard", "none")] or "none",
+            **fields,
+        )
+    except (ValueError, ImportError, TypeError) as error:
+        raise RecipeError([Problem("training", str(error).strip().splitlines()[0])]) from None

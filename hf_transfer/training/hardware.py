@@ -1,0 +1,51 @@
+"""What this machine gains from: precision, memory layout, loader processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+import torch
+
+
+def bf16_pays(use_cpu: bool) -> bool:
+    """Return whether bf16 autocast makes training faster here: avx512_bf16 or amx on a CPU, compute capability 8 on a GPU."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.get_device_capability()[0] >= 8
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def loader_workers(use_cpu: bool) -> int:
+    """Return how many loader processes suit this machine.
+
+    On a GPU all processors but one, at most 8 to a process. Where the CPU itself computes, one process decodes ahead.
+    """
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if torch.cuda.is_available() and not use_cpu:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return max(1, min(8, available // local - 1))
+    return 1 if available > 1 else 0
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a device for reports, such as "NVIDIA H100 80GB HBM3" or "CPU: AMD EPYC, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    model = ""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:
+        pass
+    return f"CPU: {model or 'unknown model'}, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in MB so far: allocated on the GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

@@ -1,0 +1,84 @@
+"""history.csv: one row for each log of training and each evaluation."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..backbones.layer_groups import LayerGroup
+from .freezing import FreezingCallback
+
+_METRICS = ("loss", "accuracy", "macro_f1")
+
+
+class HistoryCallback(TrainerCallback):
+    """Append a row to history.csv at each log and evaluation; when resumed, first drop rows after the checkpoint.
+
+    Columns: step, epoch, phase, split, loss, accuracy, macro_f1, learning_rate/GROUP for each layer group (empty while it is
+    frozen), trainable_parameters.
+
+    Args:
+        path: the file.
+        groups: the model's layer groups.
+        freezing: knows the current phase.
+    """
+
+    def __init__(self, path: Path, groups: Sequence[LayerGroup], freezing: FreezingCallback) -> None:
+        self.path = path
+        self.groups = [group.name for group in groups]
+        self.freezing = freezing
+
+    @property
+    def columns(self) -> list[str]:
+        """The header of the file."""
+        rates = [f"learning_rate/{name}" for name in self.groups]
+        return ["step", "epoch", "phase", "split", *_METRICS, *rates, "trainable_parameters"]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the header, keeping the rows up to the step that training continues from."""
+        if not state.is_world_process_zero:
+            return
+        kept = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= state.global_step]
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(kept)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append a training row, or the row of an evaluation."""
+        logs = logs or {}
+        if not state.is_world_process_zero:
+            return
+        if "loss" in logs:
+            self._append(state, "train", {"loss": logs["loss"]}, kwargs.get("optimizer"))
+        elif "eval_loss" in logs:
+            metrics = {name: logs[f"eval_{name}"] for name in _METRICS if f"eval_{name}" in logs}
+            self._append(state, "validation", metrics, kwargs.get("optimizer"))
+
+    def _append(self, state: TrainerState, split: str, metrics: dict[str, float], optimizer: Any) -> None:
+        phase = self.freezing.phase
+        trained = phase.groups if phase else ()
+        row: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), "split": split, **metrics}
+        row["phase"] = phase.name if phase else ""
+        for group in getattr(optimizer, "param_groups", ()):
+            if group.get("name") in trained:
+                row[f"learning_rate/{group['name']}"] = group["lr"]
+        row["trainable_parameters"] = self.freezing.trainable.get(row["phase"], "")
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from hf_transfer.metrics.intervals import wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # R. G. Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998),
+        # table I, method 3: the score interval without continuity correction.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval__textbook_values(successes, n, low, high):
+    interval = wilson_interval(successes, n)
+    assert (round(interval[0], 4), round(interval[1], 4)) == (low, high)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize("n", [1, 2, 7, 1000, 50_000])
+def test_wilson_interval__agrees_with_scipy(n, confidence):
+    for successes in {0, 1, n // 3, n // 2, n - 1, n}:
+        reference = binomtest(successes, n).proportion_ci(confidence_level=confidence, method="wilson")
+        interval = wilson_interval(successes, n, confidence)
+        assert interval == pytest.approx((reference.low, reference.high), abs=1e-12)
+        assert 0 <= interval[0] <= successes / n <= interval[1] <= 1
+
+
+def test_wilson_interval__ends_are_exact():
+    # With z^2 = 3.8415 and n = 10: high = z^2 / (n + z^2) when nothing succeeded, and its mirror image when all did.
+    low, high = wilson_interval(0, 10)
+    assert low == 0.0
+    assert high == pytest.approx(3.841458820694124 / 13.841458820694124, abs=1e-12)
+    assert wilson_interval(10, 10) == (pytest.approx(1 - high, abs=1e-12), 1.0)
+
+
+def test_wilson_interval__numpy_integers_give_plain_floats():
+    interval = wilson_interval(np.int64(3), np.int32(7))
+    assert [type(end) for end in interval] == [float, float]
+
+
+def test_wilson_interval__no_sample():
+    with pytest.raises(ValueError, match="expected at least one sample, found n = 0"):
+        wilson_interval(0, 0)
+
+
+@pytest.mark.parametrize("successes", [-1, 11])
+def test_wilson_interval__impossible_count(successes):
+    with pytest.raises(ValueError, match=f"expected between 0 and 10 successes, found {successes}"):
+        wilson_interval(successes, 10)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, float("nan")])
+def test_wilson_interval__impossible_confidence(confidence):
+    with pytest.raises(ValueError, match="expected a confidence between 0 and 1, such as"):
+        wilson_interval(5, 10, confidence)
+
+
+def test_wilson_interval__a_share_is_not_a_count():
+    with pytest.raises(TypeError):
+        wilson_interval(0.5, 10)
