@@ -69,3 +69,9 @@ def listed(names: Iterable[str], limit: int = 10) -> str:
     names = list(names)
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def message_of(error: UserError) -> str:
+    """Return the message alone, also of an error that crossed a loader process and carries that process's traceback."""
+    text = str(error)
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if text.startswith("Caught ") else text

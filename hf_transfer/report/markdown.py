@@ -10,7 +10,7 @@ from hf_transfer.report.names import plain
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # An underscore inside a word starts no emphasis, elsewhere it may. The last line: addresses that would become links.
 _SPECIAL = re.compile(
-    r"[\\`*\[|~$]|(?<!\w)_|_(?!\w)"
+    r"[\\`*\[|~$]|(?<![^\W_])_|_(?![^\W_])"
     r"|:(?=//)|(?<=\bwww)\.|@(?=\w)",
 )
 # What would start a heading, a list or a rule.

@@ -226,11 +226,7 @@ def _skipped(run: RunDirectory) -> str:
 
 def _selection(run: RunDirectory) -> str:
     if run.evaluates_only:
-        return "Nothing was trained or selected on these images." + (
-            " The checkpoint's classes stand for those of the data set as `evaluation.label_map` in the recipe says."
-            if run.section("evaluation").get("label_map")
-            else ""
-        )
+        return f"Nothing was trained or selected on these images.{_label_map(run)}"
     logged = {row.split for row in run.history}
     if "validation" not in run.splits and "validation" not in logged:
         return "There is no validation split: nothing was selected by a score on images held out from training."
@@ -246,6 +242,17 @@ def _selection(run: RunDirectory) -> str:
         names = ", ".join(map(escape, watched))
         return f"{said} During training these splits were watched as well, without a say in it: {names}."
     return said + (" The test split was not watched during training." if "test" in run.splits else "")
+
+
+def _label_map(run: RunDirectory) -> str:
+    if not run.section("evaluation").get("label_map"):
+        return ""
+    said = " The checkpoint's classes stand for those of the data set as `evaluation.label_map` in the recipe says."
+    lists = [found.get("unmapped_classes") for found in run.splits.values()]
+    unmapped = dict.fromkeys(name for names in lists if isinstance(names, list) for name in names)
+    if unmapped:
+        said += f" None stands for {', '.join(map(escape, unmapped))}: images of these classes count as wrong."
+    return said
 
 
 def _duplicates(run: RunDirectory) -> str:
@@ -382,7 +389,9 @@ def _recipe(run: RunDirectory) -> str:
     said = "The resolved recipe, every default filled in."
     if recipe != run.recipe:
         said += " What belongs to the machine it ran on is cut."
-    return f"## Recipe\n\n{said}\n\n{code_block(json.dumps(recipe, indent=2, ensure_ascii=False), 'json')}"
+    # The same JSON, with nothing in it that a careless reader could take for a tag.
+    text = json.dumps(recipe, indent=2, ensure_ascii=False).replace("<", "\\u003c")
+    return f"## Recipe\n\n{said}\n\n{code_block(text, 'json')}"
 
 
 # --- what the sections are made of ---

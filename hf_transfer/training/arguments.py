@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..errors import Problem, RecipeError
 from .hardware import bf16_pays, loader_workers
 
@@ -19,7 +21,7 @@ def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
     validation accuracy kept, a tenth of the steps as warmup, TensorBoard on.
     """
     chosen = dict(training)
-    use_cpu = bool(chosen.get("use_cpu", False))
+    use_cpu = chosen.setdefault("use_cpu", not torch.accelerator.is_available())
     if not chosen.get("fp16"):
         chosen.setdefault("bf16", bf16_pays(use_cpu))
     chosen.setdefault("dataloader_num_workers", loader_workers(use_cpu))

@@ -33,12 +33,11 @@ def freeze_except(model: nn.Module, trained: Collection[str]) -> None:
             parameter.grad = None
     follows_trained = False
     for module in model.modules():
-        if any(True for _ in module.parameters()):
-            trains = any(parameter.requires_grad for parameter in module.parameters())
-            if not any(True for _ in module.children()):
-                follows_trained = trains
-        else:
-            trains = follows_trained
+        own = list(module.parameters(recurse=False))
+        if own:
+            follows_trained = any(parameter.requires_grad for parameter in own)
+        inside = list(module.parameters())
+        trains = any(parameter.requires_grad for parameter in inside) if inside else follows_trained
         _hold(module, frozen=not trains)
 
 

@@ -11,8 +11,8 @@ import torch
 
 def bf16_pays(use_cpu: bool) -> bool:
     """Return whether bf16 autocast makes training faster here: avx512_bf16 or amx on a CPU, compute capability 8 on a GPU."""
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.get_device_capability()[0] >= 8
+    if not use_cpu:
+        return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

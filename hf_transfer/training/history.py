@@ -31,6 +31,7 @@ class HistoryCallback(TrainerCallback):
         self.path = path
         self.groups = [group.name for group in groups]
         self.freezing = freezing
+        self.rates: dict[str, float] = {}
 
     @property
     def columns(self) -> list[str]:
@@ -53,6 +54,12 @@ class HistoryCallback(TrainerCallback):
             writer.writeheader()
             writer.writerows(kept)
 
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the learning rates of the step that was just taken; by the time of the log they are the next step's."""
+        self.rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups if "name" in group}
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -66,19 +73,17 @@ class HistoryCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         if "loss" in logs:
-            self._append(state, "train", {"loss": logs["loss"]}, kwargs.get("optimizer"))
+            self._append(state, "train", {"loss": logs["loss"]})
         elif "eval_loss" in logs:
             metrics = {name: logs[f"eval_{name}"] for name in _METRICS if f"eval_{name}" in logs}
-            self._append(state, "validation", metrics, kwargs.get("optimizer"))
+            self._append(state, "validation", metrics)
 
-    def _append(self, state: TrainerState, split: str, metrics: dict[str, float], optimizer: Any) -> None:
+    def _append(self, state: TrainerState, split: str, metrics: dict[str, float]) -> None:
         phase = self.freezing.phase
         trained = phase.groups if phase else ()
         row: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), "split": split, **metrics}
         row["phase"] = phase.name if phase else ""
-        for group in getattr(optimizer, "param_groups", ()):
-            if group.get("name") in trained:
-                row[f"learning_rate/{group['name']}"] = group["lr"]
+        row |= {f"learning_rate/{name}": rate for name, rate in self.rates.items() if name in trained}
         row["trainable_parameters"] = self.freezing.trainable.get(row["phase"], "")
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)

@@ -1,0 +1,1 @@
+"""Evaluation: inference, predictions file, labels matched by name."""

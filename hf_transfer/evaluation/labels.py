@@ -1,0 +1,110 @@
+"""Classes are matched by name, never by position."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from ..errors import LabelError, listed, nearest
+
+
+@dataclass(frozen=True)
+class LabelAlignment:
+    """How a checkpoint's classes become those of a data set.
+
+    Args:
+        class_names: classes of the data set.
+        columns: for each of them, the checkpoint's columns whose probabilities are summed.
+        unmapped: classes of the data set that no class of the checkpoint stands for; their images count as wrong.
+        exact: whether every class is exactly one column, and every column one class: then logits stay logits.
+    """
+
+    class_names: list[str]
+    columns: list[list[int]]
+    unmapped: list[str]
+    exact: bool
+
+    def apply(self, logits: np.ndarray) -> np.ndarray:
+        """Return scores for the data set's classes: reordered logits, or summed probabilities, float32 [n, C]."""
+        if self.exact:
+            return logits[:, [columns[0] for columns in self.columns]]
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+        return np.stack([probabilities[:, columns].sum(axis=1) for columns in self.columns], axis=1)
+
+
+def model_class_names(config: Any) -> list[str]:
+    """Return a checkpoint's class names in the order of its logits."""
+    return [str(config.id2label[label]) for label in range(config.num_labels)]
+
+
+def align_labels(
+    class_names: Sequence[str], model_classes: Sequence[str], label_map: str | Mapping[str, Sequence[str]] | None
+) -> LabelAlignment:
+    """Match the classes of a data set with those of a checkpoint.
+
+    Args:
+        class_names: classes of the data set.
+        model_classes: classes of the checkpoint, in the order of its logits.
+        label_map: class of the data set to the checkpoint's classes, or the name of a map that is shipped.
+
+    Raises:
+        LabelError: when the two sets differ and no map is given, or the map names what does not exist.
+    """
+    columns: dict[str, list[int]] = {}
+    for column, name in enumerate(model_classes):
+        columns.setdefault(name, []).append(column)
+    if label_map is None:
+        if set(class_names) != set(model_classes) or len(columns) != len(model_classes):
+            raise LabelError(
+                f"evaluation: the classes of the data set and of the checkpoint differ.\n"
+                f"  data set ({len(class_names)}): {listed(class_names)}\n"
+                f"  checkpoint ({len(model_classes)}): {listed(model_classes)}\n"
+                "They are matched by name. Rename the classes, or say with evaluation.label_map which classes of the checkpoint "
+                f"stand for each class of the data set; maps that are shipped: {', '.join(shipped_maps())}."
+            )
+        return LabelAlignment(list(class_names), [columns[name] for name in class_names], [], exact=True)
+    mapping = read_shipped_map(label_map) if isinstance(label_map, str) else label_map
+    problems = [
+        f"'{name}' is not a class of the data set{nearest(name, class_names)}" for name in mapping if name not in class_names
+    ]
+    seen: dict[str, str] = {}
+    for name, targets in mapping.items():
+        for target in targets:
+            if target not in columns:
+                problems.append(f"'{target}' (for '{name}') is not a class of the checkpoint{nearest(target, columns)}")
+            elif target in seen:
+                problems.append(f"'{target}' stands for both '{seen[target]}' and '{name}'")
+            seen[target] = name
+    if problems:
+        raise LabelError("evaluation.label_map:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    mapped = [[column for target in mapping.get(name, ()) for column in columns[target]] for name in class_names]
+    unmapped = [name for name, found in zip(class_names, mapped, strict=True) if not found]
+    if len(unmapped) == len(class_names):
+        raise LabelError("evaluation.label_map: maps no class of the data set")
+    return LabelAlignment(list(class_names), mapped, unmapped, exact=False)
+
+
+def shipped_maps() -> list[str]:
+    """Return the names of the label maps that come with the package."""
+    folder = resources.files("hf_transfer.evaluation") / "label_maps"
+    return sorted(item.name.removesuffix(".json") for item in folder.iterdir() if item.name.endswith(".json"))
+
+
+def read_shipped_map(name: str) -> dict[str, list[str]]:
+    """Return a label map that comes with the package.
+
+    Raises:
+        LabelError: for an unknown name.
+    """
+    if name not in shipped_maps():
+        raise LabelError(
+            f"evaluation.label_map: no map called '{name}'{nearest(name, shipped_maps())}; shipped: {', '.join(shipped_maps())}"
+        )
+    path = resources.files("hf_transfer.evaluation") / "label_maps" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))

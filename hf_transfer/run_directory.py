@@ -1,0 +1,161 @@
+"""A run directory: where each file of a run is, who may write into it, and when it counts as finished.
+
+It is the only interface between running and reporting. Every file appears under its name only when it is whole; the metrics
+and then the card come last, so a run that has both is a finished one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import RunDirectoryError, listed
+
+# What a run writes; an --overwrite removes these and nothing else.
+_CONTENTS = (
+    "recipe.json",
+    "environment.json",
+    "history.csv",
+    "predictions",
+    "model",
+    "plots",
+    "tensorboard",
+    "checkpoints",
+    "metrics.json",
+    "README.md",
+)
+
+
+class RunDirectory:
+    """Paths of a run, and the rules of its life.
+
+    Args:
+        root: the directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.recipe = root / "recipe.json"
+        self.environment = root / "environment.json"
+        self.metrics = root / "metrics.json"
+        self.history = root / "history.csv"
+        self.predictions = root / "predictions"
+        self.model = root / "model"
+        self.card = root / "README.md"
+        self.plots = root / "plots"
+        self.tensorboard = root / "tensorboard"
+        self.checkpoints = root / "checkpoints"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self.metrics.is_file() and self.card.is_file()
+
+    def check(self, recipe: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Refuse to start where something would be lost or silently reused; writes nothing.
+
+        Args:
+            recipe: the resolved recipe that is about to run.
+            resume: the user asked to continue an unfinished run.
+            overwrite: the user asked to start anew.
+
+        Raises:
+            RunDirectoryError: saying what is there and which option does what.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise RunDirectoryError(f"output_dir: {self.root} is a file; expected a directory or nothing")
+        if not self.root.exists() or not any(self.root.iterdir()):
+            return
+        if not self.recipe.is_file():
+            raise RunDirectoryError(
+                f"output_dir: {self.root} is not empty and holds no run of this package "
+                f"({listed(sorted(p.name for p in self.root.iterdir()), 3)}); nothing was touched. Choose another output_dir."
+            )
+        if overwrite:
+            return
+        if self.is_finished:
+            raise RunDirectoryError(
+                f"output_dir: {self.root} holds a finished run; nothing was touched. Choose another output_dir, or start anew "
+                "with --overwrite."
+            )
+        if not resume:
+            raise RunDirectoryError(
+                f"output_dir: {self.root} holds an unfinished run; nothing was touched. Continue it with --resume, start anew with "
+                "--overwrite, or choose another output_dir."
+            )
+        self._check_same(recipe)
+
+    def _check_same(self, recipe: dict[str, Any]) -> None:
+        before = _flat(json.loads(self.recipe.read_text(encoding="utf-8")))
+        now = _flat(recipe)
+        changed = [
+            f"{key}: was {json.dumps(before.get(key))}, is {json.dumps(now.get(key))}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key not in ("output_dir", "description", "$schema")
+        ]
+        if changed:
+            raise RunDirectoryError(
+                f"output_dir: {self.root} was begun with another recipe, so it cannot be resumed:\n"
+                + "\n".join(f"  - {line}" for line in changed)
+                + "\nRestore those values, or start anew with --overwrite or another output_dir."
+            )
+
+    def begin(self, recipe: dict[str, Any], *, overwrite: bool) -> None:
+        """Make the directory and write the resolved recipe, after removing an old run if that was asked for."""
+        if overwrite and self.recipe.is_file():
+            # The marks of a finished run go first and the mark of a run last: an interruption leaves an unfinished run.
+            for name in reversed(_CONTENTS):
+                path = self.root / name
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            if not self.recipe.exists():
+                write_json(self.recipe, recipe)
+        except OSError as error:
+            raise RunDirectoryError(f"output_dir: cannot write to {self.root}: {error.strerror or error}") from None
+
+    def read_metrics(self) -> dict[str, Any]:
+        """Return the metrics of a finished run."""
+        return json.loads(self.metrics.read_text(encoding="utf-8"))
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the newest complete checkpoint: the Trainer writes trainer_state.json last."""
+        complete = [p.parent for p in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
+        return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON so that the file is either absent, old, or whole."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path` that takes its place when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        items = (_flat(child, f"{path}.{key}" if path else key) for key, child in value.items())
+        return {key: leaf for item in items for key, leaf in item.items()}
+    return {path: value}

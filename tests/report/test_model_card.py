@@ -1,0 +1,371 @@
+import json
+import re
+
+import pytest
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from hf_transfer.errors import RunDirectoryError
+from hf_transfer.report import write_model_card, write_plots
+from hf_transfer.report.formats import NOTHING
+
+CLASSES = ["healthy", "<script>alert('x')</script> | rust", "`spot`_and_*more* $a$ [link](http://x.y)"]
+HUB_DATA = {"data": {"source": "uoft-cs/cifar10", "revision": "abc"}}
+TOKEN = "hf_" + "Ab1" * 11
+
+
+def card_of(run_dir, **options):
+    write_model_card(run_dir, **options)
+    return ModelCard.load(run_dir / "README.md")
+
+
+def metrics_of(run_dir):
+    return json.loads((run_dir / "metrics.json").read_text())
+
+
+def tables(card):
+    """The tables of the card as a Markdown reader sees them: {heading: [rows of cell texts]}."""
+    found, heading, tokens = {}, "", MarkdownIt("gfm-like", {"linkify": False}).parse(card.text)
+    for i, token in enumerate(tokens):
+        if token.type == "heading_open":
+            heading = tokens[i + 1].content
+        elif token.type == "table_open":
+            rows = found.setdefault(heading, [])
+        elif token.type == "tr_open":
+            rows.append([])
+        elif token.type in ("td_open", "th_open"):
+            children = tokens[i + 1].children or []
+            rows[-1].append("".join(child.content for child in children))
+    return found
+
+
+def test_write_model_card__metadata(make_run):
+    data = card_of(make_run(recipe_changes=HUB_DATA, environment_changes={"data_source": "uoft-cs/cifar10"})).data
+    assert data.license == "apache-2.0"
+    assert data.base_model == "microsoft/resnet-18"
+    assert data.datasets == ["uoft-cs/cifar10"]
+    assert data.pipeline_tag == "image-classification"
+    assert data.library_name == "transformers"
+    assert data.metrics == ["accuracy", "f1"]
+    assert {"image-classification", "two-phase"} <= set(data.tags)
+
+
+def test_write_model_card__results_are_those_of_metrics_json(make_run):
+    run_dir = make_run(recipe_changes=HUB_DATA, environment_changes={"data_source": "uoft-cs/cifar10"})
+    card = card_of(run_dir)
+    test = metrics_of(run_dir)["test"]
+    found = {result.metric_name: result for result in card.data.eval_results}
+    assert {name: result.metric_value for name, result in found.items()} == {
+        "accuracy": test["accuracy"],
+        "macro_f1": test["macro_f1"],
+    }
+    assert {result.metric_type for result in found.values()} == {"accuracy", "f1"}
+    for result in found.values():
+        assert (result.task_type, result.dataset_split) == ("image-classification", "test")
+        assert (result.dataset_type, result.dataset_name) == ("uoft-cs/cifar10", "uoft-cs/cifar10")
+        assert result.dataset_revision == "abc"
+    assert card.data.model_name == "leaves"
+    # Once more through the library: nothing is lost.
+    assert ModelCard(card.content).data.to_dict() == card.data.to_dict()
+
+
+def test_write_model_card__local_data_is_no_hub_data_set(make_run):
+    card = card_of(make_run())
+    assert card.data.datasets is None
+    assert {(result.dataset_type, result.dataset_name) for result in card.data.eval_results} == {("custom", "photos")}
+
+
+@pytest.mark.parametrize(
+    ("source", "known", "expected"),
+    [
+        ("uoft-cs/cifar10", {}, ["uoft-cs/cifar10"]),
+        ("hf://datasets/me/leaves@main/train", {}, ["me/leaves"]),
+        ("beans", {}, None),
+        ("beans", {"data_hub_id": "beans"}, ["beans"]),
+        ("me/leaves", {"data_hub_id": None}, None),
+        ("me/leaves", {"data_source": "/home/alice/me/leaves"}, None),
+        ("package:digits", {}, None),
+        ("s3://bucket/leaves", {}, None),
+        ("../me/leaves", {}, None),
+    ],
+)
+def test_write_model_card__datasets(make_run, source, known, expected):
+    environment = {"data_source": source} | known
+    card = card_of(make_run(recipe_changes={"data": {"source": source}}, environment_changes=environment))
+    assert card.data.datasets == expected
+
+
+def test_write_model_card__folder_that_looks_like_a_hub_id(make_run, tmp_path, monkeypatch):
+    (tmp_path / "me" / "leaves").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    run_dir = make_run(
+        recipe_changes={"data": {"source": "me/leaves"}}, environment_changes={"data_source": "me/leaves"}
+    )
+    assert card_of(run_dir).data.datasets is None
+
+
+def test_write_model_card__falls_back_to_validation_and_says_so(make_run):
+    run_dir = make_run(splits=("train", "validation"))
+    card = card_of(run_dir)
+    assert {result.dataset_split for result in card.data.eval_results} == {"validation"}
+    assert card.data.eval_results[0].metric_value == metrics_of(run_dir)["validation"]["accuracy"]
+    assert "evaluated no test split" in card.text
+    assert "also used for selection" in card.text
+    assert "Classes (validation split)" in tables(card)
+
+
+def test_write_model_card__results_table(make_run):
+    run_dir = make_run()
+    metrics = metrics_of(run_dir)
+    header, *rows = tables(card_of(run_dir))["Results"]
+    assert header[:4] == ["Split", "Images", "Accuracy", "95 % interval"]
+    assert "Top-5 accuracy" not in header
+    assert [row[0] for row in rows] == ["train", "validation", "test"]
+    for row in rows:
+        found = metrics[row[0]]
+        low, high = found["accuracy_ci95"]
+        keys = ("accuracy", "majority_baseline", "balanced_accuracy", "macro_f1", "nll", "ece")
+        figures = [f"{found[key]:.4f}" for key in keys]
+        assert row[1:] == [str(found["n"]), figures[0], f"{low:.4f} to {high:.4f}", *figures[1:]]
+
+
+def test_write_model_card__class_table_shows_hostile_names_as_they_are(make_run):
+    run_dir = make_run()
+    header, *rows = tables(card_of(run_dir))["Classes (test split)"]
+    assert header == ["Class", "Precision", "Recall", "F1", "Images"]
+    assert [row[0] for row in rows] == CLASSES
+    found = metrics_of(run_dir)["test"]["per_class"]
+    assert [row[1:] for row in rows] == [
+        [*(f"{found[name][key]:.4f}" for key in ("precision", "recall", "f1")), str(found[name]["n"])]
+        for name in CLASSES
+    ]
+
+
+def test_write_model_card__no_foreign_tag(make_run):
+    run_dir = make_run()
+    text = card_of(run_dir).text
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "&lt;script&gt;" in text
+    written = json.loads(re.search(r"```json\n(.*?)\n```", text, re.DOTALL)[1])
+    assert "<b>bold</b>" in written["description"]
+    html = MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(text)
+    assert "<script" not in html
+    assert "<b>" not in html
+
+
+def test_write_model_card__undefined_scores_are_dashes(make_run):
+    run_dir = make_run()
+    metrics = metrics_of(run_dir)
+    metrics["test"]["per_class"]["healthy"] = {"precision": None, "recall": None, "f1": None, "n": 0}
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    assert tables(card_of(run_dir))["Classes (test split)"][1] == ["healthy", NOTHING, NOTHING, NOTHING, "0"]
+
+
+def test_write_model_card__many_classes_list_the_worst(make_run):
+    class_names = [f"{i:03d}.object-{i}" for i in range(257)]
+    run_dir = make_run(classes=class_names)
+    card = card_of(run_dir)
+    rows = tables(card)["Classes (test split)"][1:]
+    found = metrics_of(run_dir)["test"]["per_class"]
+    lowest = sorted(scores["f1"] for scores in found.values() if scores["f1"] is not None)[:25]
+    assert [row[3] for row in rows] == [f"{value:.4f}" for value in lowest]
+    assert "of 257" in card.text
+    assert "Top-5 accuracy" in tables(card)["Results"][0]
+    assert len(card.text.splitlines()) < 300
+
+
+def test_write_model_card__pictures_only_if_there(make_run):
+    run_dir = make_run()
+    assert "![" not in card_of(run_dir).text
+    write_plots(run_dir)
+    links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", card_of(run_dir).text)
+    assert sorted(links) == ["plots/confusion_matrix.png", "plots/curves.png"]
+    assert all((run_dir / link).is_file() for link in links)
+
+
+def test_write_model_card__no_path_of_the_machine_and_no_token(make_run):
+    changes = {
+        "description": f"as in /home/alice/notes/plan.md with {TOKEN}",
+        "model": {"backbone": "/home/alice/checkpoints/resnet", "pretrained": True},
+        "evaluation": {"extra": {"winter": "s3://key:secret@bucket/winter?Signature=x"}},
+    }
+    environment = {"backbone": "/home/alice/checkpoints/resnet", "backbone_hub_id": None, "device": TOKEN}
+    run_dir = make_run(recipe_changes=changes, environment_changes=environment)
+    write_plots(run_dir)
+    write_model_card(run_dir)
+    content = (run_dir / "README.md").read_text()
+    for word in ("alice", "/home", TOKEN, "secret", "Signature", str(run_dir), 'abc"'):
+        assert word not in content
+    assert "`photos`" in content
+    assert "`resnet`" in content
+    card = ModelCard(content)
+    assert card.data.base_model is None
+    assert json.loads(re.search(r"```json\n(.*?)\n```", card.text, re.DOTALL)[1])["data"]["source"] == "photos"
+
+
+def test_write_model_card__training_section(make_run):
+    card = card_of(make_run())
+    phases, arguments = tables(card)["Training procedure"][:3], tables(card)["Training procedure"][3:]
+    assert phases == [
+        ["Phase", "Trainable parameters", "Of all", "Steps", "Until epoch"],
+        ["head", "1,539", "0.0138 %", "0 to 40", "2"],
+        ["all", "11,178,051", "100 %", "40 to 80", "4"],
+    ]
+    assert arguments[:3] == [["Argument", "Value"], ["num_train_epochs", "4"], ["learning_rate", "5e-05"]]
+    assert "- Strategy: name `two_phase`" in card.text
+
+
+def test_write_model_card__selection_and_skipped(make_run):
+    text = card_of(make_run()).text
+    assert "read the validation split only. The test split was not watched during training." in text
+    assert "skipped: 3 (validation 1, test 2)" in text
+    assert "Duplicate images found: exact 1, across splits 0." in text
+
+
+def test_write_model_card__monitored_splits_are_named(make_run):
+    text = card_of(make_run(recipe_changes={"evaluation": {"monitor": ["test", "train_200"]}})).text
+    assert "were watched as well, without a say in it: test, train_200." in text
+    assert "not watched during training" not in text
+
+
+def test_write_model_card__reference_beside_measured(make_run):
+    run_dir = make_run()
+    card = card_of(run_dir)
+    measured = metrics_of(run_dir)["test"]["accuracy"]
+    assert tables(card)["Reference and measured figures"][1] == [
+        "test accuracy",
+        "0.9000",
+        f"{measured:.4f}",
+        f"{measured - 0.9:+.4f}",
+    ]
+    assert "study R1 \\| table 2" in card.text
+
+
+def test_write_model_card__no_reference(make_run):
+    for_none = card_of(make_run(recipe_changes={"reference": None}))
+    assert "Reference and measured" not in for_none.text
+
+
+def test_write_model_card__cost_and_environment(make_run):
+    rows = dict(tables(card_of(make_run()))["Cost and environment"])
+    assert rows["Device"] == "NVIDIA H100"
+    assert rows["Precision"] == "bf16"
+    assert rows["Training time"] == "93.2 s"
+    assert rows["Total time"] == "3.0 min"
+    assert rows["Git commit"] == "0123abc"
+    assert rows["transformers"] == "5.23.0"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "library", "timm_tag", "register"),
+    [
+        ("resnet", "transformers", False, False),
+        ("timm_wrapper", "transformers", True, False),
+        ("hf_transfer", "hf_transfer", False, True),
+    ],
+)
+def test_write_model_card__how_to_load(make_run, model_type, library, timm_tag, register):
+    card = card_of(make_run(model_type=model_type))
+    assert card.data.library_name == library
+    assert ("timm" in card.data.tags) is timm_tag
+    snippet = re.search(r"```python\n(.*?)\n```", card.text, re.DOTALL)[1]
+    compile(snippet, "snippet", "exec")
+    assert 'pipeline("image-classification", model="model")' in snippet
+    assert ("hf_transfer.register()" in snippet) is register
+    if register:
+        assert snippet.index("register()") < snippet.index("pipeline(")
+
+
+def test_write_model_card__for_a_hub_repository(make_run):
+    card = card_of(make_run(), repo_id="me/leaf-classifier")
+    assert 'model="me/leaf-classifier"' in card.text
+    assert card.text.lstrip().startswith("# leaf-classifier\n")
+    assert card.data.model_name == "leaf-classifier"
+
+
+def test_write_model_card__evaluate_mode(make_run):
+    run_dir = make_run(splits=("test",), model_type=None, history=False, recipe_changes={"mode": "evaluate"} | HUB_DATA)
+    write_plots(run_dir)
+    card = card_of(run_dir)
+    assert "nothing was trained" in card.text
+    assert "## Training procedure" not in card.text
+    assert "curves.png" not in card.text
+    assert "plots/confusion_matrix.png" in card.text
+    assert 'model="microsoft/resnet-18"' in card.text
+    assert card.data.eval_results[0].metric_value == metrics_of(run_dir)["test"]["accuracy"]
+    assert "evaluation" in card.data.tags
+
+
+def test_write_model_card__label_map(make_run):
+    changes = {"mode": "evaluate", "evaluation": {"label_map": "cifar10_imagenet"}}
+    run_dir = make_run(splits=("test",), model_type=None, history=False, recipe_changes=changes)
+    metrics = metrics_of(run_dir)
+    metrics["test"]["unmapped_classes"] = ["deer", "a|b"]
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    assert "None stands for deer, a\\|b: images of these classes count as wrong." in card_of(run_dir).text
+
+
+def test_write_model_card__run_without_a_model(make_run):
+    card = card_of(make_run(model_type=None, recipe_changes={"strategy": "knn"}))
+    assert "saved no model" in card.text
+    assert "```python" not in card.text
+    assert card.data.library_name is None
+    assert "nearest neighbours" in card.text
+
+
+def test_write_model_card__bare_run_invents_nothing(tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps({"data": {"source": "x"}, "model": {"backbone": "y"}}))
+    (tmp_path / "metrics.json").write_text(json.dumps({"test": {"accuracy": 0.5, "macro_f1": float("nan")}}))
+    card = card_of(tmp_path)
+    assert [result.metric_value for result in card.data.eval_results] == [0.5]
+    assert card.data.license is None
+    assert card.data.base_model is None
+    assert tables(card)["Results"][1] == [
+        "test",
+        NOTHING,
+        "0.5000",
+        NOTHING,
+        NOTHING,
+        NOTHING,
+        NOTHING,
+        NOTHING,
+        NOTHING,
+    ]
+    assert "nan" not in card.text
+
+
+def test_write_model_card__no_evaluated_split(tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps({"model": {"backbone": "y"}}))
+    (tmp_path / "metrics.json").write_text("{}")
+    card = card_of(tmp_path)
+    assert card.data.eval_results is None
+    assert "## Results" not in card.text
+
+
+def test_write_model_card__text_that_no_file_can_hold(make_run):
+    card = card_of(make_run(classes=["\ud800", "a\n---\nb"], recipe_changes={"description": "x\ud800\n---\n"}))
+    assert [row[0] for row in tables(card)["Classes (test split)"][1:]] == ["\ufffd", "a --- b"]
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "metrics.json"])
+def test_write_model_card__not_a_finished_run(make_run, name):
+    run_dir = make_run()
+    (run_dir / name).unlink()
+    with pytest.raises(RunDirectoryError, match=f"found no {name}"):
+        write_model_card(run_dir)
+    (run_dir / name).write_text("{")
+    with pytest.raises(RunDirectoryError, match="cannot be read"):
+        write_model_card(run_dir)
+    (run_dir / name).write_text("[]")
+    with pytest.raises(RunDirectoryError, match="expected a JSON object, found list"):
+        write_model_card(run_dir)
+    assert not (run_dir / "README.md").exists()
+
+
+def test_write_model_card__written_twice_is_the_same(make_run):
+    run_dir = make_run()
+    write_model_card(run_dir)
+    first = (run_dir / "README.md").read_bytes()
+    write_model_card(run_dir)
+    assert (run_dir / "README.md").read_bytes() == first
