@@ -84,9 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     recipes.set_defaults(function=_recipes)
 
     evaluate = commands.add_parser(
-        "evaluate", help="score a checkpoint on a data set", description="Score a checkpoint as it is; nothing is trained."
+        "evaluate",
+        help="score a checkpoint on a data set",
+        description="Score a checkpoint as it is; nothing is trained.",
     )
-    evaluate.add_argument("model", metavar="MODEL", help="run directory, model directory, Hub id, timm:, torchvision: or package:")
+    evaluate.add_argument(
+        "model", metavar="MODEL", help="run directory, model directory, Hub id, timm:, torchvision: or package:"
+    )
     evaluate.add_argument("--data", required=True, metavar="SOURCE", help="Hub dataset id, folder of class folders or package:")
     evaluate.add_argument("--split", default="test", choices=["train", "validation", "test"])
     evaluate.add_argument("--label-map", metavar="NAME|FILE", help="map from the data set's classes to the checkpoint's")
@@ -173,9 +177,7 @@ def _check(options: argparse.Namespace) -> int:
                 from .data.build import build_splits
 
                 go_offline_if_unreachable()
-                splits = build_splits(
-                    recipe.data, recipe.evaluation.splits, training=recipe.mode == "train", decode=True
-                )
+                splits = build_splits(recipe.data, recipe.evaluation.splits, training=recipe.mode == "train", decode=True)
                 sizes = ", ".join(f"{split} {len(table)}" for split, table in splits.tables.items())
                 if not options.json:
                     print(f"{path}: {len(splits.class_names)} classes; images: {sizes}")
@@ -212,8 +214,8 @@ def _recipes(options: argparse.Namespace) -> int:
         print(json.dumps([{"recipe": path, "description": description} for path, description in rows], indent=2))
     else:
         width = max((len(path) for path, _ in rows), default=0)
-        for path, description in rows:
-            print(f"{path:<{width}}  {description}")
+        for name, description in rows:
+            print(f"{name:<{width}}  {description}")
     return 0
 
 

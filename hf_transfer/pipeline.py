@@ -214,6 +214,9 @@ def needs_hub(recipe: Recipe) -> bool:
 def _process_state(training: dict[str, Any]) -> PartialState:
     from accelerate import PartialState
 
+    from .training.hardware import use_all_processors
+
+    use_all_processors()
     return PartialState(cpu=bool(training.get("use_cpu", False)))
 
 
@@ -233,6 +236,7 @@ def _environment(recipe: Recipe, splits: Splits, backbone: Backbone, state: Part
         "processes": state.num_processes,
         "git_commit": git_commit(),
         "data_source": recipe.data.source,
+        "data_hub_id": recipe.data.source if is_hub_source(recipe.data.source) else None,
         "data_revision": splits.revision,
         "data_fingerprint": splits.fingerprint,
         "class_names": splits.class_names,

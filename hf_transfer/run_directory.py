@@ -85,8 +85,8 @@ class RunDirectory:
             )
         if not resume:
             raise RunDirectoryError(
-                f"output_dir: {self.root} holds an unfinished run; nothing was touched. Continue it with --resume, start anew with "
-                "--overwrite, or choose another output_dir."
+                f"output_dir: {self.root} holds an unfinished run; nothing was touched. Continue it with --resume, start anew "
+                "with --overwrite, or choose another output_dir."
             )
         self._check_same(recipe)
 

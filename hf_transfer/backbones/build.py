@@ -59,15 +59,13 @@ def _load(section: Model, class_names: list[str] | None) -> Backbone:
         backbone = load_packaged(name, class_names=class_names, pretrained=section.pretrained)
     elif colon and kind != "scratch" and not name.startswith("/"):
         raise BackboneError(
-            f"model.backbone: '{kind}:' is not a known prefix; expected a Hub id, a local directory, timm:NAME, torchvision:NAME "
-            "or package:NAME"
+            f"model.backbone: '{kind}:' is not a known prefix; expected a Hub id, a local directory, timm:NAME, "
+            "torchvision:NAME or package:NAME"
         )
     else:
         from .transformers_models import load_checkpoint
 
-        backbone = load_checkpoint(
-            section.backbone, section.revision, class_names=class_names, pretrained=section.pretrained
-        )
+        backbone = load_checkpoint(section.backbone, section.revision, class_names=class_names, pretrained=section.pretrained)
     if hidden and class_names is not None:
         from .hidden_head import with_hidden_head
 

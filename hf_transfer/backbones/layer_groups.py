@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-# A module with at most this many parametric layers inside is no stage of its own: a convolution with its norm, a patch embedding.
+# With at most this many parametric layers inside a module is no stage of its own: a convolution and its norm, say.
 _SMALL = 2
 
 

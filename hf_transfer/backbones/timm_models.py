@@ -36,7 +36,9 @@ def load_timm(name: str, *, class_names: list[str] | None, pretrained: bool) -> 
         network = timm.create_model(architecture, pretrained=False, num_classes=len(class_names))
         return from_network(network, architecture, class_names, Provenance(f"timm:{name}"))
     if pretrained_cfg is None or not pretrained_cfg.hf_hub_id:
-        raise BackboneError(f"model.backbone: timm has no pretrained weights on the Hub for '{name}'; set model.pretrained to false")
+        raise BackboneError(
+            f"model.backbone: timm has no pretrained weights on the Hub for '{name}'; set model.pretrained to false"
+        )
     hub_id = pretrained_cfg.hf_hub_id
     if hub_id.endswith("/"):  # timm's shorthand for "the repository of this very name"
         hub_id += f"{architecture}.{pretrained_cfg.tag}" if pretrained_cfg.tag else architecture
@@ -44,7 +46,7 @@ def load_timm(name: str, *, class_names: list[str] | None, pretrained: bool) -> 
 
 
 def from_network(
-    network: nn.Module,
+    network: Any,
     architecture: str,
     class_names: list[str],
     provenance: Provenance,
@@ -82,7 +84,7 @@ def clean_config(config: Any) -> None:
     config.model_args = arguments
 
 
-def classifier_path(network: nn.Module) -> str:
+def classifier_path(network: Any) -> str:
     """Return the path of a timm network's classifier, wherever the architecture keeps it."""
     classifier = network.get_classifier()
     if isinstance(classifier, (tuple, list)):  # distilled networks have two
@@ -117,5 +119,3 @@ def load_weights_by_position(network: nn.Module, state: dict[str, torch.Tensor])
             raise BackboneError(f"expected {tuple(tensor.shape)} for {name}, found {tuple(value.shape)} in {other}")
         mapped[name] = value
     network.load_state_dict(mapped, strict=False)
-
-

@@ -28,7 +28,12 @@ def torchvision_models() -> list[str]:
 
 
 def load_torchvision(
-    name: str, *, class_names: list[str] | None, pretrained: bool, replace: str = "classifier", hidden: Sequence[dict] = ()
+    name: str,
+    *,
+    class_names: list[str] | None,
+    pretrained: bool,
+    replace: str = "classifier",
+    hidden: Sequence[dict] = (),
 ) -> Backbone:
     """Load `torchvision:NAME` (its default weights) or `torchvision:NAME.WEIGHTS`, such as resnet50.IMAGENET1K_V1.
 
@@ -81,7 +86,9 @@ def load_torchvision(
         raise BackboneError(f"model.backbone: torchvision:{name} lacks the weights of {len(missing)} tensors, {missing[:3]}")
     model.network.load_state_dict(kept, strict=False)
     provenance = Provenance(
-        f"torchvision:{name}", revision=str(weights) if pretrained else None, license="bsd-3-clause" if pretrained else None
+        f"torchvision:{name}",
+        revision=str(weights) if pretrained else None,
+        license="bsd-3-clause" if pretrained else None,
     )
     return Backbone(model, _processor(weights), (f"network.{head['path']}",), provenance)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ..errors import BackboneError, listed
 from .backbone import Backbone, Provenance
 from .heads import last_linear
@@ -70,7 +68,7 @@ def label_arguments(class_names: list[str]) -> dict[str, Any]:
     }
 
 
-def _heads(model: nn.Module) -> tuple[str, ...]:
+def _heads(model: Any) -> tuple[str, ...]:
     """Return the linear layers beside the base model that give the logits (two in a distilled DeiT)."""
     if hasattr(model, "network"):  # our wrapper: the configuration says where the head is
         return (f"network.{model.config.head['path']}",)

@@ -68,9 +68,7 @@ class TransferForImageClassification(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Keep what the network's own library initialised."""
 
-    def forward(
-        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any
-    ) -> ImageClassifierOutput:
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
         """Return logits [n, num_labels], and the cross-entropy where labels [n] are given."""
         output = self.network(pixel_values)
         logits = output if isinstance(output, torch.Tensor) else output.logits

@@ -62,7 +62,11 @@ def build_splits(section: Data, wanted: Sequence[str], *, training: bool, decode
     tables = {split: tables[split] for split in ("train", "validation", "test") if split in tables}
     if "train" in tables:
         tables["train"] = subset(
-            tables["train"], section.split_seed, class_names, total=section.max_train_samples, each=section.samples_per_class
+            tables["train"],
+            section.split_seed,
+            class_names,
+            total=section.max_train_samples,
+            each=section.samples_per_class,
         )
     for split, maximum in (("validation", section.max_validation_samples), ("test", section.max_test_samples)):
         if split in tables:

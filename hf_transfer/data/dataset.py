@@ -26,9 +26,7 @@ class ImageDataset(Dataset):
         seed: seed of the run; None for transforms that draw nothing, which saves the seeding.
     """
 
-    def __init__(
-        self, table: ImageTable, transform: Callable[[Image.Image], torch.Tensor], seed: int | None = None
-    ) -> None:
+    def __init__(self, table: ImageTable, transform: Callable[[Image.Image], torch.Tensor], seed: int | None = None) -> None:
         self.table = table
         self.transform = transform
         self.seed = seed
@@ -47,8 +45,8 @@ class ImageDataset(Dataset):
             image = decode_rgb(self.table.encoded(index))
         except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
             raise DataError(
-                f"data: cannot read the image {self.table.name(index)}: {error or type(error).__name__}. Mend or remove it, or set "
-                "data.on_bad_image to 'skip'; 'hf-transfer check --data' lists all such images."
+                f"data: cannot read the image {self.table.name(index)}: {error or type(error).__name__}. "
+                "Mend or remove it, or set data.on_bad_image to 'skip'; 'hf-transfer check --data' lists all such images."
             ) from None
         if self.seed is None:
             pixels = self.transform(image)

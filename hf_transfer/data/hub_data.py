@@ -90,8 +90,7 @@ def _image_column(section: Data, dataset: Any) -> str:
     if wanted is not None:
         if wanted not in dataset.features:
             raise DataError(
-                f"data.image_column: no column '{wanted}'{nearest(wanted, dataset.features)}; "
-                f"found {listed(dataset.features)}"
+                f"data.image_column: no column '{wanted}'{nearest(wanted, dataset.features)}; found {listed(dataset.features)}"
             )
         if wanted not in columns:
             raise DataError(f"data.image_column: '{wanted}' holds no images; image columns: {listed(columns) or 'none'}")
@@ -152,7 +151,9 @@ def _labels(dataset: Any, column: str, class_names: list[str], split: str) -> np
         raise DataError(f"data.label_column: expected one label an image in '{column}', found {feature}")
     missing = int((labels < 0).sum())
     if missing:
-        raise DataError(f"data.label_column: {missing} of {len(labels)} images of the {split} split have no label in '{column}'")
+        raise DataError(
+            f"data.label_column: {missing} of {len(labels)} images of the {split} split have no label in '{column}'"
+        )
     return labels
 
 

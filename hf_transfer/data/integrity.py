@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .images import decode_rgb
 from .table import ImageTable
@@ -55,7 +55,7 @@ def scan(table: ImageTable, *, decode: bool) -> Scan:
             else:
                 with Image.open(io.BytesIO(encoded)):
                     pass
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             return digest, "not an image in a known format"
         except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
             return digest, str(error) or type(error).__name__

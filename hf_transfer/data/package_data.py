@@ -56,9 +56,7 @@ def _digits() -> SourceTables:
         buffer = io.BytesIO()
         Image.fromarray(np.rint(pixels * 255 / 16).astype(np.uint8)).save(buffer, format="PNG")
         encoded.append({"bytes": buffer.getvalue(), "path": None})
-    images = datasets.Dataset.from_dict(
-        {"image": encoded}, features=datasets.Features({"image": datasets.Image(decode=False)})
-    )
+    images = datasets.Dataset.from_dict({"image": encoded}, features=datasets.Features({"image": datasets.Image(decode=False)}))
     count = len(encoded)
     table = ImageTable(
         images=images,

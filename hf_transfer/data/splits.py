@@ -39,9 +39,7 @@ def apportion(counts: np.ndarray, total: int) -> np.ndarray:
     return np.minimum(shares, counts)
 
 
-def hold_out(
-    table: ImageTable, fractions: dict[str, float], split_seed: int, class_names: list[str]
-) -> dict[str, ImageTable]:
+def hold_out(table: ImageTable, fractions: dict[str, float], split_seed: int, class_names: list[str]) -> dict[str, ImageTable]:
     """Take stratified parts out of a table.
 
     Args:
@@ -69,7 +67,7 @@ def hold_out(
             f"too few of {listed(few)}. Add images, remove the class, or give split folders of your own."
         )
     taken = np.zeros_like(counts)
-    shares = {}
+    shares: dict[str, np.ndarray] = {}
     for name, fraction in fractions.items():
         share = apportion(counts, round(fraction * int(counts.sum())))
         share[present] = np.maximum(share[present], 1)
@@ -100,7 +98,9 @@ def subset(table: ImageTable, split_seed: int, class_names: list[str], *, total:
     if each is not None:
         few = [f"'{class_names[c]}' ({counts[c]})" for c in np.flatnonzero(counts < each)]
         if few:
-            raise DataError(f"data.samples_per_class: expected at least {each} training images of every class; too few of {listed(few)}")
+            raise DataError(
+                f"data.samples_per_class: expected at least {each} training images of every class; too few of {listed(few)}"
+            )
         shares = np.full_like(counts, each)
     elif total is not None and total < len(table):
         present = counts > 0

@@ -35,9 +35,7 @@ class ImageTable:
 
     def select(self, indices: np.ndarray) -> ImageTable:
         """Return the table of these positions, in their order."""
-        return ImageTable(
-            self.images, self.column, self.rows[indices], self.labels[indices], self.sample_ids[indices]
-        )
+        return ImageTable(self.images, self.column, self.rows[indices], self.labels[indices], self.sample_ids[indices])
 
     def path(self, index: int) -> str | None:
         """Return the file of one image, or None for an image that is stored inside the data set."""

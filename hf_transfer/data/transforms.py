@@ -123,7 +123,11 @@ def build_train_transform(preset: str, preprocessing: Preprocessing) -> Callable
         from torchvision.transforms import v2
 
         crop = v2.RandomResizedCrop(
-            preprocessing.size, scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), interpolation=preprocessing.interpolation, antialias=True
+            preprocessing.size,
+            scale=(0.5, 1.0),
+            ratio=(3 / 4, 4 / 3),
+            interpolation=preprocessing.interpolation,
+            antialias=True,
         )
         return _Augmented(v2.Compose([crop, v2.RandomHorizontalFlip(0.5), v2.PILToTensor()]), preprocessing)
     raise ValueError(f"unknown augmentation preset '{preset}'")

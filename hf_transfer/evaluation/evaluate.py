@@ -68,9 +68,7 @@ def evaluate_splits(
             metrics = classification_metrics(scores, table.labels, splits.class_names, skipped=skipped)
             predicted, kept = predicted_classes(scores), scores
         else:
-            metrics = classification_metrics_from_probabilities(
-                scores, table.labels, splits.class_names, skipped=skipped
-            )
+            metrics = classification_metrics_from_probabilities(scores, table.labels, splits.class_names, skipped=skipped)
             metrics["unmapped_classes"] = alignment.unmapped
             with np.errstate(divide="ignore"):
                 kept = np.log(scores)

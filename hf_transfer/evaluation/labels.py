@@ -65,7 +65,7 @@ def align_labels(
                 f"evaluation: the classes of the data set and of the checkpoint differ.\n"
                 f"  data set ({len(class_names)}): {listed(class_names)}\n"
                 f"  checkpoint ({len(model_classes)}): {listed(model_classes)}\n"
-                "They are matched by name. Rename the classes, or say with evaluation.label_map which classes of the checkpoint "
+                "They are matched by name. Rename the classes, or say with evaluation.label_map which of the checkpoint's "
                 f"stand for each class of the data set; maps that are shipped: {', '.join(shipped_maps())}."
             )
         return LabelAlignment(list(class_names), [columns[name] for name in class_names], [], exact=True)

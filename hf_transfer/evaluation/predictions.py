@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data.table import ImageTable
+from ..errors import RunDirectoryError
 from ..run_directory import replacing
 
 
@@ -68,17 +69,27 @@ class Predictions:
 
     @classmethod
     def read(cls, path: Path) -> Predictions:
-        """Read a predictions file."""
+        """Read a predictions file.
+
+        Raises:
+            RunDirectoryError: when it is missing, or is no such file.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pq.read_table(path)
-        class_names = json.loads(table.schema.metadata[b"class_names"])
-        flat = table["logits"].combine_chunks().values.to_numpy()
-        return cls(
-            sample_ids=table["sample_id"].to_pylist(),
-            paths=table["path"].to_pylist(),
-            labels=table["label"].to_numpy(),
-            predicted=table["predicted"].to_numpy(),
-            logits=flat.reshape(len(table), len(class_names)),
-            class_names=class_names,
-        )
+        try:
+            table = pq.read_table(path)
+            class_names = json.loads((table.schema.metadata or {})[b"class_names"])
+            flat = table["logits"].combine_chunks().values.to_numpy()
+            return cls(
+                sample_ids=table["sample_id"].to_pylist(),
+                paths=table["path"].to_pylist(),
+                labels=table["label"].to_numpy(),
+                predicted=table["predicted"].to_numpy(),
+                logits=flat.reshape(len(table), len(class_names)),
+                class_names=[str(name) for name in class_names],
+            )
+        except FileNotFoundError:
+            raise RunDirectoryError(f"{path}: no such file") from None
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            raise RunDirectoryError(f"{path}: is not a predictions file: {error}") from None

@@ -7,8 +7,8 @@ Reading order: `summary` (what a run reports) rests on `accuracy`, `per_class`, 
 Nothing in this package knows about recipes, models, files or processes: whoever calls it has gathered the samples.
 """
 
-from hf_transfer.metrics.intervals import wilson_interval
-from hf_transfer.metrics.summary import (
+from .intervals import wilson_interval
+from .summary import (
     classification_metrics,
     classification_metrics_from_probabilities,
     quick_metrics,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_transfer.metrics.arrays import label_array, prediction_array, score_array
+from .arrays import label_array, prediction_array, score_array
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:

@@ -121,8 +121,7 @@ def probability_array(probabilities: ArrayLike) -> FloatArray:
     above = int((sums > 1 + _ROW_SUM_TOLERANCE).sum())
     if above:
         raise ValueError(
-            f"probabilities: {above} of {len(array)} rows add up to more than 1 (up to {sums.max():.6g}); "
-            "pass logits as logits"
+            f"probabilities: {above} of {len(array)} rows add up to more than 1 (up to {sums.max():.6g}); pass logits as logits"
         )
     return array
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_transfer.metrics.arrays import label_array, probability_array, score_array
+from .arrays import label_array, probability_array, score_array
 
 PROBABILITY_FLOOR = 1e-12
 """Probabilities below this count as this: a label with no probability costs 27.6 nats instead of infinitely many."""

@@ -22,12 +22,12 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_transfer.metrics.accuracy import accuracy, top_k_accuracy
-from hf_transfer.metrics.arrays import label_array, predicted_classes, score_array
-from hf_transfer.metrics.calibration import expected_calibration_error
-from hf_transfer.metrics.intervals import wilson_interval
-from hf_transfer.metrics.likelihood import negative_log_likelihood, top_probability
-from hf_transfer.metrics.per_class import balanced_accuracy, macro_f1
+from .accuracy import accuracy, top_k_accuracy
+from .arrays import label_array, predicted_classes, score_array
+from .calibration import expected_calibration_error
+from .intervals import wilson_interval
+from .likelihood import negative_log_likelihood, top_probability
+from .per_class import balanced_accuracy, macro_f1
 
 
 class Accuracy(evaluate.Metric):

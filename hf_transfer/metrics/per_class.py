@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_transfer.metrics.arrays import IntArray, label_array, prediction_array
+from .arrays import IntArray, label_array, prediction_array
 
 
 class ClassScores(NamedTuple):
@@ -105,9 +105,7 @@ def macro_f1(predicted: ArrayLike, labels: ArrayLike) -> float:
     return float(np.nanmean(class_scores(predicted, labels).f1))
 
 
-def per_class(
-    predicted: ArrayLike, labels: ArrayLike, class_names: Sequence[str]
-) -> dict[str, dict[str, float | int | None]]:
+def per_class(predicted: ArrayLike, labels: ArrayLike, class_names: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
     """Return precision, recall, F1 and number of samples of each class, ready for JSON.
 
     Args:

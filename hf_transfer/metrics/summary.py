@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_transfer.errors import listed
-from hf_transfer.metrics.accuracy import accuracy, majority_baseline, top_k_accuracy
-from hf_transfer.metrics.arrays import (
+from ..errors import listed
+from .accuracy import accuracy, majority_baseline, top_k_accuracy
+from .arrays import (
     FloatArray,
     IntArray,
     label_array,
@@ -23,14 +23,14 @@ from hf_transfer.metrics.arrays import (
     probability_array,
     score_array,
 )
-from hf_transfer.metrics.calibration import expected_calibration_error
-from hf_transfer.metrics.intervals import wilson_interval
-from hf_transfer.metrics.likelihood import (
+from .calibration import expected_calibration_error
+from .intervals import wilson_interval
+from .likelihood import (
     negative_log_likelihood,
     negative_log_likelihood_of_probabilities,
     top_probability,
 )
-from hf_transfer.metrics.per_class import balanced_accuracy, macro_f1, per_class
+from .per_class import balanced_accuracy, macro_f1, per_class
 
 
 def classification_metrics(

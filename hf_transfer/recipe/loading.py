@@ -137,7 +137,9 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _problem(detail: ErrorDetails) -> Problem:
-    location = tuple(part for part in detail["loc"] if not (isinstance(part, str) and not part.isidentifier() and part != "$schema"))
+    location = tuple(
+        part for part in detail["loc"] if not (isinstance(part, str) and not part.isidentifier() and part != "$schema")
+    )
     path = ".".join(str(part) for part in location)
     kind, context, found = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "extra_forbidden":

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -67,7 +67,8 @@ class Data(Section):
     image_column: str | None = Field(None, description="Column of the images; inferred when there is only one.")
     label_column: str | None = Field(None, description="Column of the labels; inferred when unambiguous.")
     validation_fraction: Fraction = Field(
-        0.2, description="Share of the source's training split held out for selection, where it brings no validation split."
+        0.2,
+        description="Share of the source's training split held out for selection, where it brings no validation split.",
     )
     test_fraction: Fraction | None = Field(
         None, description="Share of the source's training split held out as test, where it brings no test split."
@@ -79,7 +80,8 @@ class Data(Section):
     max_test_samples: Count | None = Field(None, description="Test on at most this many images (stratified).")
     samples_per_class: Count | None = Field(None, description="Few-shot: this many training images of each class.")
     on_bad_image: Literal["error", "skip"] = Field(
-        "error", description="Stop at an unreadable image, or leave it out, list it and count it; never substitute another."
+        "error",
+        description="Stop at an unreadable image, or leave it out, list it and count it; never substitute another.",
     )
     task: Literal["single_label", "multi_label"] = Field("single_label", description="One label an image, or several.")
 
@@ -159,14 +161,20 @@ class EarlyStopping(Section):
     min_delta: float = Field(0.0, ge=0.0, description="The smallest change that counts as an improvement.")
 
 
+def _every_split() -> list[Split]:
+    return ["train", "validation", "test"]
+
+
 class Evaluation(Section):
     """What is measured when training is over."""
 
     splits: list[Split] = Field(
-        default_factory=lambda: ["train", "validation", "test"], description="Splits evaluated with the saved model."
+        default_factory=_every_split,
+        description="Splits evaluated with the saved model; in evaluate mode only test, where nothing is said.",
     )
     monitor: list[str] = Field(
-        default_factory=list, description="Extra splits watched during training; the run is marked, selection is not moved."
+        default_factory=list,
+        description="Extra splits watched during training; the run is marked, selection is not moved.",
     )
     extra: dict[str, str] = Field(default_factory=dict, description="Further test sets, name to source.")
     label_map: str | dict[str, list[str]] | None = Field(
@@ -226,3 +234,12 @@ class Recipe(Section):
     @classmethod
     def _strategy_shorthand(cls, value: object) -> object:
         return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_evaluation_scores_test(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("mode") == "evaluate":
+            section = value.get("evaluation", {})
+            if isinstance(section, dict):
+                return {**value, "evaluation": {"splits": ["test"], **section}}
+        return value

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_transfer.report.formats import finite
-from hf_transfer.report.names import plain
-from hf_transfer.report.redaction import public_text
-from hf_transfer.report.run_directory import RunDirectory
+from .formats import finite
+from .names import plain
+from .redaction import public_text
+from .saved_run import SavedRun
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -18,7 +18,7 @@ TASK = "image-classification"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
-def card_data(run: RunDirectory, name: str) -> ModelCardData:
+def card_data(run: SavedRun, name: str) -> ModelCardData:
     """Return the metadata of the card; keys that the files say nothing about are left out."""
     from huggingface_hub import ModelCardData
 
@@ -48,7 +48,7 @@ def card_data(run: RunDirectory, name: str) -> ModelCardData:
     )
 
 
-def evaluation_results(run: RunDirectory) -> list[EvalResult]:
+def evaluation_results(run: SavedRun) -> list[EvalResult]:
     """Return accuracy and macro F1 of the headline split, to the last digit, as the card's `model-index` holds them."""
     from huggingface_hub import EvalResult
 
@@ -72,9 +72,7 @@ def evaluation_results(run: RunDirectory) -> list[EvalResult]:
     for key, metric, args in (("accuracy", "accuracy", None), ("macro_f1", "f1", {"average": "macro"})):
         value = finite(found.get(key))
         if value is not None:
-            results.append(
-                EvalResult(metric_type=metric, metric_name=key, metric_value=value, metric_args=args, **where)
-            )
+            results.append(EvalResult(metric_type=metric, metric_name=key, metric_value=value, metric_args=args, **where))
     return results
 
 
@@ -83,7 +81,7 @@ def hub_id(value: object) -> str | None:
     return value if isinstance(value, str) and _HUB_ID.fullmatch(value) and ".." not in value else None
 
 
-def dataset_hub_id(run: RunDirectory) -> str | None:
+def dataset_hub_id(run: SavedRun) -> str | None:
     """Return the Hub id of the run's data set, or None where the data are not known to come from the Hub.
 
     environment.json's `data_hub_id` decides where it is there. Without it `owner/name` and `hf://datasets/owner/name`
@@ -102,6 +100,6 @@ def dataset_hub_id(run: RunDirectory) -> str | None:
     return ids.pop() if len(ids) == 1 else None
 
 
-def data_name(run: RunDirectory) -> str:
+def data_name(run: SavedRun) -> str:
     """Return the source of the data as it may be published: its Hub id, address, or last part of its path."""
     return public_text(str(run.section("data").get("source") or run.environment.get("data_source") or "unnamed data"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,51 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_transfer.errors import RunDirectoryError
-from hf_transfer.report.figures import drawing, literal, new_figure, save_figure, text_width
-from hf_transfer.report.names import shown_names
+from .figures import drawing, literal, new_figure, save_figure, text_width
+from .names import shown_names
 
 MAX_CLASSES_WITH_NUMBERS = 20
 MAX_CLASSES_SIDE_BY_SIDE = 40
 _NAME_WIDTH = 24  # columns of text a class name may take
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The labels and predicted classes of one split.
-
-    Args:
-        labels: integers [n].
-        predicted: integers [n].
-        class_names: the C names, in the order of the class numbers.
-    """
-
-    labels: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    class_names: list[str]
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read labels, predicted classes and class names from a predictions file.
-
-    Args:
-        path: predictions/{split}.parquet of a run directory.
-
-    Raises:
-        RunDirectoryError: the file is missing, or is not such a file.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, columns=["label", "predicted"])
-        class_names = json.loads((table.schema.metadata or {})[b"class_names"])
-        labels, predicted = (table.column(name).to_numpy() for name in ("label", "predicted"))
-    except FileNotFoundError:
-        raise RunDirectoryError(f"{path}: no such file.") from None
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise RunDirectoryError(f"{path}: is not a predictions file: {error}") from None
-    return Predictions(labels, predicted, [str(name) for name in class_names])
 
 
 def plot_confusion_matrix(labels: ArrayLike, predicted: ArrayLike, class_names: Sequence[str], output: Path) -> None:
@@ -105,8 +65,7 @@ def _count(labels: ArrayLike, predicted: ArrayLike, n_classes: int) -> tuple[NDA
         raise ValueError("expected at least one class name, found none")
     if true.ndim != 1 or true.shape != guess.shape or not true.size:
         raise ValueError(
-            "expected labels and predictions of the same length, at least 1; "
-            f"found shapes {true.shape} and {guess.shape}"
+            f"expected labels and predictions of the same length, at least 1; found shapes {true.shape} and {guess.shape}"
         )
     if true.dtype.kind not in "iu" or guess.dtype.kind not in "iu":
         raise ValueError(f"expected whole numbers, found labels {true.dtype} and predictions {guess.dtype}")
@@ -205,9 +164,7 @@ def _draw_panel(
         rotation_mode="anchor" if slanted else "default",
         fontsize=layout.tick_font,
     )
-    axis.set_yticks(
-        layout.ticks, layout.names if position == 0 else [""] * len(layout.ticks), fontsize=layout.tick_font
-    )
+    axis.set_yticks(layout.ticks, layout.names if position == 0 else [""] * len(layout.ticks), fontsize=layout.tick_font)
     axis.tick_params(length=2 if crowded else 0)
     for side in ("top", "right", "bottom", "left"):
         axis.spines[side].set_visible(crowded)
@@ -216,9 +173,7 @@ def _draw_panel(
         bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8)
         if top == 1.0:
-            bar.set_ticks(
-                [0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1], labels=["0", "1", "5", "10", "25", "50", "75", "100"]
-            )
+            bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1], labels=["0", "1", "5", "10", "25", "50", "75", "100"])
         return
     axis.set_xticks(np.arange(len(values) - 1) + 0.5, minor=True)
     axis.set_yticks(np.arange(len(values) - 1) + 0.5, minor=True)

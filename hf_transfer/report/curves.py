@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.report.figures import drawing, literal, new_figure, save_figure
-from hf_transfer.report.history import HistoryRow, PhaseSpan, phase_spans, read_history
-from hf_transfer.report.names import shorten, shown_names
+from .figures import drawing, literal, new_figure, save_figure
+from .history import HistoryRow, PhaseSpan, phase_spans, read_history
+from .names import shorten, shown_names
 
 WIDTH = 9.0  # inches, as all sizes here
 _CURVE_HEIGHT, _RATE_HEIGHT, _MARGIN = 2.9, 2.1, 0.75
@@ -86,9 +86,7 @@ def _draw_metric(axis: Any, rows: Sequence[HistoryRow], metric: str) -> None:
     found = {row.split for row in rows}
     others = sorted(found - set(_COLOURS))
     for split in [*(name for name in _COLOURS if name in found), *others]:
-        points = [
-            (row.step, value) for row in rows if row.split == split and (value := getattr(row, metric)) is not None
-        ]
+        points = [(row.step, value) for row in rows if row.split == split and (value := getattr(row, metric)) is not None]
         if not points:
             continue
         steps, values = zip(*points, strict=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hf_transfer.report.names import plain
+from .names import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_transfer.errors import RunDirectoryError
+from ..errors import RunDirectoryError
 
 _RATE_PREFIX = "learning_rate/"
 
@@ -92,9 +92,7 @@ def read_history(path: Path) -> list[HistoryRow]:
             loss=_number(record.get("loss")),
             accuracy=_number(record.get("accuracy")),
             macro_f1=_number(record.get("macro_f1")),
-            learning_rates={
-                name[len(_RATE_PREFIX) :]: rate for name in rates if (rate := _number(record[name])) is not None
-            },
+            learning_rates={name[len(_RATE_PREFIX) :]: rate for name in rates if (rate := _number(record[name])) is not None},
             trainable_parameters=_whole(_number(record.get("trainable_parameters"))),
         )
     return sorted(rows.values(), key=lambda row: row.step)

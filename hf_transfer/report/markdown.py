@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hf_transfer.report.names import plain
+from .names import plain
 
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # An underscore inside a word starts no emphasis, elsewhere it may. The last line: addresses that would become links.

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.report.card_metadata import TASK, card_data, data_name, dataset_hub_id, hub_id
-from hf_transfer.report.formats import NOTHING, count, duration, finite, interval, megabytes, number
-from hf_transfer.report.history import phase_spans
-from hf_transfer.report.markdown import code, code_block, escape, paragraph, table
-from hf_transfer.report.names import plain
-from hf_transfer.report.plots import CONFUSION_MATRIX, CURVES, plotted_split
-from hf_transfer.report.redaction import public, public_text
-from hf_transfer.report.run_directory import RunDirectory
+from .card_metadata import TASK, card_data, data_name, dataset_hub_id, hub_id
+from .formats import NOTHING, count, duration, finite, interval, megabytes, number
+from .history import phase_spans
+from .markdown import code, code_block, escape, paragraph, table
+from .names import plain
+from .plots import CONFUSION_MATRIX, CURVES, plotted_split
+from .redaction import public, public_text
+from .saved_run import SavedRun
 
 MAX_CLASSES_LISTED = 50
 _CLASSES_SHOWN_OF_MANY = 25
@@ -49,7 +49,7 @@ def write_model_card(run_dir: Path, *, repo_id: str | None = None) -> None:
     """
     from huggingface_hub import ModelCard
 
-    run = RunDirectory.read(run_dir)
+    run = SavedRun.read(run_dir)
     repo_id = hub_id(repo_id) or hub_id(run.section("hub").get("repo_id"))
     name = plain((repo_id or run.path.resolve().name).rpartition("/")[2])
     sections = [
@@ -72,7 +72,7 @@ def write_model_card(run_dir: Path, *, repo_id: str | None = None) -> None:
 # --- sections, in the order of the card ---
 
 
-def _summary(run: RunDirectory) -> str:
+def _summary(run: SavedRun) -> str:
     backbone, data = _backbone_link(run), _data_link(run)
     n_classes = len(_class_names(run))
     classes = f"{n_classes} classes of " if n_classes else ""
@@ -105,7 +105,7 @@ def _accuracy(found: Mapping[str, Any], split: str) -> str:
     return f"Its accuracy on the {split} split is **{number(found['accuracy'])}**{f' ({known})' if known else ''}."
 
 
-def _no_test_split(run: RunDirectory) -> str:
+def _no_test_split(run: SavedRun) -> str:
     if run.evaluates_only:
         return "The run evaluated no test split: the figures of this card are those of the validation split."
     return (
@@ -114,7 +114,7 @@ def _no_test_split(run: RunDirectory) -> str:
     )
 
 
-def _usage(run: RunDirectory, repo_id: str | None) -> str:
+def _usage(run: SavedRun, repo_id: str | None) -> str:
     place = repo_id or "model"
     if run.model_config is None:
         checkpoint = hub_id(run.environment.get("backbone_hub_id"))
@@ -139,7 +139,7 @@ def _usage(run: RunDirectory, repo_id: str | None) -> str:
     return "\n\n".join(filter(None, ["## How to use", said.strip(), code_block("\n".join(lines), "python")]))
 
 
-def _results(run: RunDirectory) -> str:
+def _results(run: SavedRun) -> str:
     if not run.splits:
         return ""
     columns: list[tuple[str, str, Callable[[object], str]]] = [
@@ -154,9 +154,7 @@ def _results(run: RunDirectory) -> str:
         ("ECE", "ece", number),
     ]
     columns = [column for column in columns if column[1] != "top5_accuracy" or _any_has(run.splits, column[1])]
-    rows = [
-        [escape(split), *(shown(found.get(key)) for _, key, shown in columns)] for split, found in run.splits.items()
-    ]
+    rows = [[escape(split), *(shown(found.get(key)) for _, key, shown in columns)] for split, found in run.splits.items()]
     parts = [
         "## Results",
         table(["Split", *(title for title, _, _ in columns)], rows),
@@ -172,7 +170,7 @@ def _results(run: RunDirectory) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _per_class(run: RunDirectory) -> str:
+def _per_class(run: SavedRun) -> str:
     split = run.headline_split
     found = run.splits[split].get("per_class") if split is not None else None
     if not isinstance(found, Mapping) or not found:
@@ -192,7 +190,7 @@ def _per_class(run: RunDirectory) -> str:
     return "\n\n".join(filter(None, [f"### Classes ({split} split)", said, table(header, rows)]))
 
 
-def _data(run: RunDirectory) -> str:
+def _data(run: SavedRun) -> str:
     found = run.environment.get("class_counts")
     counts = dict(found) if isinstance(found, Mapping) else {}
     parts = ["## Data", f"Source: {_data_link(run)}."]
@@ -210,10 +208,8 @@ def _data(run: RunDirectory) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _skipped(run: RunDirectory) -> str:
-    skipped = {
-        split: int(found["skipped"]) for split, found in run.splits.items() if finite(found.get("skipped")) is not None
-    }
+def _skipped(run: SavedRun) -> str:
+    skipped = {split: int(found["skipped"]) for split, found in run.splits.items() if finite(found.get("skipped")) is not None}
     if not skipped:
         return ""
     some = {split: images for split, images in skipped.items() if images}
@@ -224,16 +220,14 @@ def _skipped(run: RunDirectory) -> str:
     return f"Images that could not be read and were skipped: {total:,} ({each})."
 
 
-def _selection(run: RunDirectory) -> str:
+def _selection(run: SavedRun) -> str:
     if run.evaluates_only:
         return f"Nothing was trained or selected on these images.{_label_map(run)}"
     logged = {row.split for row in run.history}
     if "validation" not in run.splits and "validation" not in logged:
         return "There is no validation split: nothing was selected by a score on images held out from training."
     monitor = run.section("evaluation").get("monitor")
-    watched = sorted(
-        (set(map(str, monitor)) if isinstance(monitor, list) else set()) | (logged - {"train", "validation"})
-    )
+    watched = sorted((set(map(str, monitor)) if isinstance(monitor, list) else set()) | (logged - {"train", "validation"}))
     said = (
         "Selection (of the weights that are kept, and wherever a score ended training or a phase of it) read the "
         "validation split only."
@@ -244,7 +238,7 @@ def _selection(run: RunDirectory) -> str:
     return said + (" The test split was not watched during training." if "test" in run.splits else "")
 
 
-def _label_map(run: RunDirectory) -> str:
+def _label_map(run: SavedRun) -> str:
     if not run.section("evaluation").get("label_map"):
         return ""
     said = " The checkpoint's classes stand for those of the data set as `evaluation.label_map` in the recipe says."
@@ -255,7 +249,7 @@ def _label_map(run: RunDirectory) -> str:
     return said
 
 
-def _duplicates(run: RunDirectory) -> str:
+def _duplicates(run: SavedRun) -> str:
     found = run.environment.get("duplicates")
     if not isinstance(found, Mapping):
         return ""
@@ -267,7 +261,7 @@ def _duplicates(run: RunDirectory) -> str:
     return f"Duplicate images found: {', '.join(known)}." if known else ""
 
 
-def _class_counts(run: RunDirectory, counts: Mapping[str, Mapping[str, Any]]) -> str:
+def _class_counts(run: SavedRun, counts: Mapping[str, Mapping[str, Any]]) -> str:
     names = _class_names(run)
     if not counts or not names:
         return ""
@@ -277,7 +271,7 @@ def _class_counts(run: RunDirectory, counts: Mapping[str, Mapping[str, Any]]) ->
     return "### Images of each class\n\n" + table(["Class", *map(escape, counts)], rows)
 
 
-def _training(run: RunDirectory) -> str:
+def _training(run: SavedRun) -> str:
     if run.evaluates_only:
         return ""
     model = run.section("model")
@@ -308,7 +302,7 @@ def _training(run: RunDirectory) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _phases(run: RunDirectory) -> str:
+def _phases(run: SavedRun) -> str:
     """Return the table of the phases: the trainable parameters that the run counted, the steps that it logged."""
     counted = run.cost.get("trainable_parameters")
     counted = dict(counted) if isinstance(counted, Mapping) else {}
@@ -331,7 +325,7 @@ def _phases(run: RunDirectory) -> str:
     return table(header, rows)
 
 
-def _reference(run: RunDirectory) -> str:
+def _reference(run: SavedRun) -> str:
     reference = run.section("reference")
     rows = []
     for key, value in reference.items():
@@ -349,7 +343,7 @@ def _reference(run: RunDirectory) -> str:
     return "\n\n".join(filter(None, ["## Reference and measured figures", said, table(header, rows)]))
 
 
-def _measured(run: RunDirectory, key: str) -> float | None:
+def _measured(run: SavedRun, key: str) -> float | None:
     """Return the run's own figure for a key such as `test_accuracy`: a split, then one of its metrics."""
     for split, found in run.splits.items():
         if key.startswith(f"{split}_"):
@@ -359,7 +353,7 @@ def _measured(run: RunDirectory, key: str) -> float | None:
     return None
 
 
-def _environment(run: RunDirectory) -> str:
+def _environment(run: SavedRun) -> str:
     cost, environment = run.cost, run.environment
     rows = [
         ("Device", cost.get("device") or environment.get("device")),
@@ -378,13 +372,11 @@ def _environment(run: RunDirectory) -> str:
         ("Git commit", environment.get("git_commit")),
         ("Data fingerprint", environment.get("data_fingerprint")),
     ]
-    shown = [
-        [escape(name), escape(public_text(str(value)))] for name, value in rows if value not in (None, "", NOTHING)
-    ]
+    shown = [[escape(name), escape(public_text(str(value)))] for name, value in rows if value not in (None, "", NOTHING)]
     return "## Cost and environment\n\n" + table(["", ""], shown, left=2) if shown else ""
 
 
-def _recipe(run: RunDirectory) -> str:
+def _recipe(run: SavedRun) -> str:
     recipe = public(run.recipe)
     said = "The resolved recipe, every default filled in."
     if recipe != run.recipe:
@@ -397,7 +389,7 @@ def _recipe(run: RunDirectory) -> str:
 # --- what the sections are made of ---
 
 
-def _backbone_link(run: RunDirectory) -> str:
+def _backbone_link(run: SavedRun) -> str:
     found = hub_id(run.environment.get("backbone_hub_id"))
     name = run.section("model").get("backbone") or run.environment.get("backbone")
     if found:
@@ -405,12 +397,12 @@ def _backbone_link(run: RunDirectory) -> str:
     return code(public_text(str(name))) if name else "a backbone"
 
 
-def _data_link(run: RunDirectory) -> str:
+def _data_link(run: SavedRun) -> str:
     found = dataset_hub_id(run)
     return f"[{escape(found)}](https://huggingface.co/datasets/{found})" if found else code(data_name(run))
 
 
-def _class_names(run: RunDirectory) -> list[str]:
+def _class_names(run: SavedRun) -> list[str]:
     names = run.environment.get("class_names")
     if not isinstance(names, list):
         names = next((found["per_class"] for found in run.splits.values() if found.get("per_class")), [])

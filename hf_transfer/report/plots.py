@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_transfer.report.confusion import plot_confusion_matrix, read_predictions
-from hf_transfer.report.curves import plot_curves
-from hf_transfer.report.history import read_history
+from ..evaluation.predictions import Predictions
+from .confusion import plot_confusion_matrix
+from .curves import plot_curves
+from .history import read_history
 
 CURVES = Path("plots/curves.png")
 CONFUSION_MATRIX = Path("plots/confusion_matrix.png")
@@ -30,7 +31,7 @@ def write_plots(run_dir: Path) -> None:
         plot_curves(history, run_dir / CURVES)
     split = plotted_split(run_dir)
     if split is not None:
-        found = read_predictions(run_dir / "predictions" / f"{split}.parquet")
+        found = Predictions.read(run_dir / "predictions" / f"{split}.parquet")
         plot_confusion_matrix(found.labels, found.predicted, found.class_names, run_dir / CONFUSION_MATRIX)
 
 

@@ -6,9 +6,7 @@ import re
 from typing import Any
 
 _TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b|\bgithub_pat_\w{20,}\b|\bgh[pousr]_[A-Za-z0-9]{20,}\b")
-_SECRET_KEY = re.compile(
-    r"(?:^|[_-])(?:token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE
-)
+_SECRET_KEY = re.compile(r"(?:^|[_-])(?:token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE)
 _REDACTED = "(removed)"
 
 # fsspec joins addresses with "::"; each is looked at by itself.

@@ -16,7 +16,8 @@ def summary(root: Path, metrics: dict[str, Any]) -> str:
         metrics: content of its metrics.json.
     """
     lines = [
-        f"{'split':<12}{'n':>8}  {'accuracy (95 % interval)':<28}{'balanced':>9}{'macro F1':>9}{'NLL':>8}{'ECE':>7}{'majority':>9}"
+        f"{'split':<12}{'n':>8}  {'accuracy (95 % interval)':<28}{'balanced':>9}{'macro F1':>9}"
+        f"{'NLL':>8}{'ECE':>7}{'majority':>9}"
     ]
     for split in _ROWS:
         row = metrics.get(split)

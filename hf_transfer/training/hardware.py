@@ -21,11 +21,25 @@ def loader_workers(use_cpu: bool) -> int:
 
     On a GPU all processors but one, at most 8 to a process. Where the CPU itself computes, one process decodes ahead.
     """
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = _processors()
     if torch.cuda.is_available() and not use_cpu:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return max(1, min(8, available // local - 1))
     return 1 if available > 1 else 0
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use_all_processors() -> None:
+    """Undo `accelerate launch`'s default of one thread a process: share this machine's processors among its processes.
+
+    The launcher sets OMP_NUM_THREADS=1 where nothing was said, which halves the speed of two cores. A number of threads other
+    than one, or a run that `accelerate launch` did not start, is left as it is.
+    """
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(max(1, _processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def device_name(device: torch.device) -> str:

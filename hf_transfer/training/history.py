@@ -39,9 +39,7 @@ class HistoryCallback(TrainerCallback):
         rates = [f"learning_rate/{name}" for name in self.groups]
         return ["step", "epoch", "phase", "split", *_METRICS, *rates, "trainable_parameters"]
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the header, keeping the rows up to the step that training continues from."""
         if not state.is_world_process_zero:
             return
@@ -54,9 +52,7 @@ class HistoryCallback(TrainerCallback):
             writer.writeheader()
             writer.writerows(kept)
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note the learning rates of the step that was just taken; by the time of the log they are the next step's."""
         self.rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups if "name" in group}
 
@@ -81,7 +77,12 @@ class HistoryCallback(TrainerCallback):
     def _append(self, state: TrainerState, split: str, metrics: dict[str, float]) -> None:
         phase = self.freezing.phase
         trained = phase.groups if phase else ()
-        row: dict[str, Any] = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), "split": split, **metrics}
+        row: dict[str, Any] = {
+            "step": state.global_step,
+            "epoch": round(state.epoch or 0.0, 4),
+            "split": split,
+            **metrics,
+        }
         row["phase"] = phase.name if phase else ""
         row |= {f"learning_rate/{name}": rate for name, rate in self.rates.items() if name in trained}
         row["trainable_parameters"] = self.freezing.trainable.get(row["phase"], "")

@@ -10,7 +10,9 @@ from torch import nn
 from ..backbones.layer_groups import LayerGroup
 
 
-def parameter_groups(model: nn.Module, groups: Sequence[LayerGroup], weight_decay: float, *, decay_all: bool) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, groups: Sequence[LayerGroup], weight_decay: float, *, decay_all: bool
+) -> list[dict[str, Any]]:
     """Return optimizer groups, two for each layer group: with weight decay, and without (biases and norms).
 
     Frozen parameters are in their groups as well; without a gradient the optimizer passes them over.

@@ -29,10 +29,9 @@ class TransferTrainer(Trainer):
 
     def __init__(self, *, groups: list, plain_adam: bool = False, channels_last: bool = False, **kwargs: Any) -> None:
         self.groups = groups
+        self.optimizer: Any
         self.plain_adam = plain_adam
-        super().__init__(
-            compute_metrics=_compute_metrics, preprocess_logits_for_metrics=_first_logits, **kwargs
-        )
+        super().__init__(compute_metrics=_compute_metrics, preprocess_logits_for_metrics=_first_logits, **kwargs)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
 
@@ -54,9 +53,7 @@ class TransferTrainer(Trainer):
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, model)
         if not isinstance(optimizer_class, type) or {"params", "model", "optimizer_dict"} & set(options):
             return super().create_optimizer(model)  # optimizers that choose their parameters themselves (GaLore, LOMO ...)
-        self.optimizer = optimizer_class(
-            parameter_groups(model, self.groups, args.weight_decay, decay_all=False), **options
-        )
+        self.optimizer = optimizer_class(parameter_groups(model, self.groups, args.weight_decay, decay_all=False), **options)
         return self.optimizer
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -125,8 +122,6 @@ class EpochCallback(TrainerCallback):
     def __init__(self, dataset: ImageDataset) -> None:
         self.dataset = dataset
 
-    def on_epoch_begin(
-        self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Set the epoch before the loader's processes start."""
         self.dataset.epoch = int(state.epoch or 0)

@@ -84,13 +84,9 @@ def test_score_array__counts_rows_that_are_not_finite(dtype):
     scores[1, 0] = scores[1, 2] = np.nan
     scores[2, 1] = np.inf
     scores[4, 1] = -np.inf
-    with pytest.raises(
-        ValueError, match=r"^logits: 3 of 5 rows hold NaN or infinite values, the first is row 1 \(count"
-    ):
+    with pytest.raises(ValueError, match=r"^logits: 3 of 5 rows hold NaN or infinite values, the first is row 1 \(count"):
         score_array(scores, name="logits", finite=True)
-    with pytest.raises(
-        ValueError, match=r"^scores: 2 of 5 rows hold NaN or infinite values, the first is row 1 \(count"
-    ):
+    with pytest.raises(ValueError, match=r"^scores: 2 of 5 rows hold NaN or infinite values, the first is row 1 \(count"):
         score_array(scores)
 
 

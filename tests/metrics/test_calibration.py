@@ -33,9 +33,7 @@ def test_expected_calibration_error__agrees_with_torchmetrics(logits_and_labels)
     torchmetrics = pytest.importorskip("torchmetrics.functional.classification")
     logits, labels = logits_and_labels
     probabilities = torch.from_numpy(logits).double().softmax(dim=1)
-    reference = torchmetrics.multiclass_calibration_error(
-        probabilities, torch.from_numpy(labels), 10, n_bins=15, norm="l1"
-    )
+    reference = torchmetrics.multiclass_calibration_error(probabilities, torch.from_numpy(labels), 10, n_bins=15, norm="l1")
     found = expected_calibration_error(top_probability(logits), logits.argmax(axis=1) == labels)
     assert found == pytest.approx(reference.item(), abs=1e-6)
 

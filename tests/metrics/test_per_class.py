@@ -31,9 +31,7 @@ def test_class_scores__agrees_with_torchmetrics(logits_and_labels):
     predicted = logits.argmax(axis=1)
     scores = class_scores(predicted, labels, 10)
     arguments = (torch.from_numpy(predicted), torch.from_numpy(labels), 10)
-    assert scores.precision == pytest.approx(
-        torchmetrics.multiclass_precision(*arguments, average=None).numpy(), abs=1e-6
-    )
+    assert scores.precision == pytest.approx(torchmetrics.multiclass_precision(*arguments, average=None).numpy(), abs=1e-6)
     assert scores.recall == pytest.approx(torchmetrics.multiclass_recall(*arguments, average=None).numpy(), abs=1e-6)
     assert scores.f1 == pytest.approx(torchmetrics.multiclass_f1_score(*arguments, average=None).numpy(), abs=1e-6)
     assert scores.n.tolist() == np.bincount(labels, minlength=10).tolist()

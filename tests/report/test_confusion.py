@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from hf_transfer.errors import RunDirectoryError
-from hf_transfer.report.confusion import draw_confusion_matrix, plot_confusion_matrix, read_predictions
+from hf_transfer.evaluation.predictions import Predictions
+from hf_transfer.report.confusion import draw_confusion_matrix, plot_confusion_matrix
 from hf_transfer.report.figures import drawing
 
 
@@ -66,9 +67,7 @@ def test_draw_confusion_matrix__no_prediction_counts_as_wrong():
     assert [text.get_text() for text in figure.texts] == ["1 of the 4 images were given no class; they have no column."]
 
 
-@pytest.mark.parametrize(
-    ("n_classes", "panels", "cells"), [(2, 2, 4), (20, 2, 400), (21, 2, 0), (40, 2, 0), (41, 1, 0)]
-)
+@pytest.mark.parametrize(("n_classes", "panels", "cells"), [(2, 2, 4), (20, 2, 400), (21, 2, 0), (40, 2, 0), (41, 1, 0)])
 def test_draw_confusion_matrix__numbers_up_to_20_counts_up_to_40(n_classes, panels, cells):
     figure = draw(*predictions(n_classes), [f"class {i}" for i in range(n_classes)])
     matrices = [axis for axis in figure.axes if axis.get_xlabel() == "predicted class"]
@@ -137,7 +136,7 @@ def test_plot_confusion_matrix__refused(labels, predicted, class_names, message,
 
 
 def test_read_predictions(make_run):
-    found = read_predictions(make_run() / "predictions" / "test.parquet")
+    found = Predictions.read(make_run() / "predictions" / "test.parquet")
     assert found.labels.shape == found.predicted.shape == (150,)
     assert found.class_names[0] == "healthy"
 
@@ -145,9 +144,9 @@ def test_read_predictions(make_run):
 def test_read_predictions__damaged(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"not parquet")
     with pytest.raises(RunDirectoryError, match="not a predictions file"):
-        read_predictions(tmp_path / "a.parquet")
+        Predictions.read(tmp_path / "a.parquet")
     with pytest.raises(RunDirectoryError, match="no such file"):
-        read_predictions(tmp_path / "b.parquet")
+        Predictions.read(tmp_path / "b.parquet")
 
 
 def test_report__importing_it_imports_neither_matplotlib_nor_torch(tmp_path):
@@ -156,7 +155,5 @@ def test_report__importing_it_imports_neither_matplotlib_nor_torch(tmp_path):
         "from pathlib import Path; report.plot_confusion_matrix([0, 1], [0, 1], ['a', 'b'], Path(sys.argv[1]));"
         "print([name for name in ('matplotlib.pyplot', 'torch', 'transformers') if name in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "a.png")], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a.png")], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -38,7 +38,5 @@ def test_read_history__not_a_history(tmp_path):
 
 def test_phase_spans(history_file):
     rows = read_history(history_file([("head", ["head"], 10), ("all", ["stem", "head"], 99)]))
-    spans = [
-        (span.name, span.start, span.end, span.last_epoch, span.trainable_parameters) for span in phase_spans(rows)
-    ]
+    spans = [(span.name, span.start, span.end, span.last_epoch, span.trainable_parameters) for span in phase_spans(rows)]
     assert spans == [("head", 0, 40, 2.0, 10), ("all", 40, 80, 4.0, 99)]

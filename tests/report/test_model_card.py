@@ -98,9 +98,7 @@ def test_write_model_card__datasets(make_run, source, known, expected):
 def test_write_model_card__folder_that_looks_like_a_hub_id(make_run, tmp_path, monkeypatch):
     (tmp_path / "me" / "leaves").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    run_dir = make_run(
-        recipe_changes={"data": {"source": "me/leaves"}}, environment_changes={"data_source": "me/leaves"}
-    )
+    run_dir = make_run(recipe_changes={"data": {"source": "me/leaves"}}, environment_changes={"data_source": "me/leaves"})
     assert card_of(run_dir).data.datasets is None
 
 
@@ -136,8 +134,7 @@ def test_write_model_card__class_table_shows_hostile_names_as_they_are(make_run)
     assert [row[0] for row in rows] == CLASSES
     found = metrics_of(run_dir)["test"]["per_class"]
     assert [row[1:] for row in rows] == [
-        [*(f"{found[name][key]:.4f}" for key in ("precision", "recall", "f1")), str(found[name]["n"])]
-        for name in CLASSES
+        [*(f"{found[name][key]:.4f}" for key in ("precision", "recall", "f1")), str(found[name]["n"])] for name in CLASSES
     ]
 
 

@@ -4,8 +4,9 @@ import pytest
 from PIL import Image
 
 from hf_transfer.errors import RunDirectoryError
+from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.report import write_plots
-from hf_transfer.report.confusion import plot_confusion_matrix, read_predictions
+from hf_transfer.report.confusion import plot_confusion_matrix
 
 
 def test_write_plots(make_run):
@@ -21,7 +22,7 @@ def test_write_plots(make_run):
 def test_write_plots__confusion_matrix_of_test_else_validation(make_run, tmp_path, splits, drawn):
     run_dir = make_run(splits=splits)
     write_plots(run_dir)
-    found = read_predictions(run_dir / "predictions" / f"{drawn}.parquet")
+    found = Predictions.read(run_dir / "predictions" / f"{drawn}.parquet")
     plot_confusion_matrix(found.labels, found.predicted, found.class_names, tmp_path / "expected.png")
     assert (run_dir / "plots" / "confusion_matrix.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.errors import RunDirectoryError
-from hf_transfer.report.history import HistoryRow, read_history
+from ..errors import RunDirectoryError
+from .history import HistoryRow, read_history
 
 
 @dataclass(frozen=True)
-class RunDirectory:
+class SavedRun:
     """The files of a run directory, read.
 
     Args:
@@ -33,7 +33,7 @@ class RunDirectory:
     history: list[HistoryRow]
 
     @classmethod
-    def read(cls, path: Path) -> RunDirectory:
+    def read(cls, path: Path) -> SavedRun:
         """Read the files that the report needs.
 
         Raises:
