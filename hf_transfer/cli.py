@@ -18,8 +18,7 @@ OVERRIDE_HELP = "change a key of the recipe, such as training.num_train_epochs=1
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 done, 2 the user's mistake, 1 anything else (with its traceback)."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parse(_parser(), arguments)
     return _guarded(options.function, options)
 
 
@@ -27,8 +26,19 @@ def run_main(arguments: Sequence[str] | None = None) -> int:
     """Run one recipe, as `hf_transfer/run.py` does."""
     parser = argparse.ArgumentParser(prog="run.py", description="Run one recipe.")
     _add_run_arguments(parser)
-    options = parser.parse_intermixed_args(arguments)
+    options = _parse(parser, arguments)
     return _guarded(_run, options)
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, accepting `key=value` overrides before and after options (argparse takes them in one place only)."""
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _guarded(function: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:

@@ -214,10 +214,11 @@ def needs_hub(recipe: Recipe) -> bool:
 def _process_state(training: dict[str, Any]) -> PartialState:
     from accelerate import PartialState
 
+    from .training.arguments import computes_on_cpu
     from .training.hardware import use_all_processors
 
     use_all_processors()
-    return PartialState(cpu=bool(training.get("use_cpu", False)))
+    return PartialState(cpu=computes_on_cpu(training))
 
 
 def _device_name(state: PartialState) -> str:

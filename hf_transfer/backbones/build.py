@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BackboneError
 from .backbone import Backbone
+from .crop import with_crop_pct
 from .heads import initialize_head
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def build_backbone(section: Model, class_names: list[str], seed: int) -> Backbon
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         backbone = _load(section, class_names)
+    if section.crop_pct is not None:
+        backbone = with_crop_pct(backbone, section.crop_pct)
     for head in backbone.heads:
         initialize_head(backbone.model.get_submodule(head), seed)
     return backbone
@@ -37,7 +40,10 @@ def load_as_it_is(section: Model) -> Backbone:
     """Return a checkpoint with its own head, for evaluation."""
     if section.head.hidden or section.head.replace != "classifier":
         raise BackboneError("model.head: an evaluation keeps the checkpoint's own head; leave model.head out")
-    return _load(section, None)
+    if not section.pretrained:
+        raise BackboneError("model.pretrained: a model with random weights and its own head cannot be evaluated")
+    backbone = _load(section, None)
+    return backbone if section.crop_pct is None else with_crop_pct(backbone, section.crop_pct)
 
 
 def _load(section: Model, class_names: list[str] | None) -> Backbone:

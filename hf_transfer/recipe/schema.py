@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -35,7 +36,7 @@ AugmentPreset = Literal["none", "basic", "strong", "randaugment", "trivial", "cr
 class Section(BaseModel):
     """A part of the recipe: unknown keys are errors, values are never converted from another type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Reference(Section):
@@ -85,6 +86,12 @@ class Data(Section):
     )
     task: Literal["single_label", "multi_label"] = Field("single_label", description="One label an image, or several.")
 
+    @model_validator(mode="after")
+    def _one_way_to_subset(self) -> Data:
+        if self.max_train_samples is not None and self.samples_per_class is not None:
+            raise ValueError("expected at most one of max_train_samples and samples_per_class; found both")
+        return self
+
 
 class HiddenLayer(Section):
     """One hidden layer of a classification head: linear, activation, dropout."""
@@ -112,6 +119,13 @@ class Model(Section):
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub checkpoint.")
     pretrained: bool = Field(True, description="Start from pretrained weights, or from random ones.")
+    crop_pct: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="Share of the resized image's shorter side that the centre crop keeps; the checkpoint's own by default. "
+        "1.0 where what matters may be at the border.",
+    )
     head: Head = Field(default_factory=lambda: Head())
 
 
@@ -230,10 +244,12 @@ class Recipe(Section):
     evaluation: Evaluation = Field(default_factory=lambda: Evaluation())
     hub: Hub = Field(default_factory=lambda: Hub())
 
-    @field_validator("strategy", mode="before")
+    @field_validator("schema_version", mode="before")
     @classmethod
-    def _strategy_shorthand(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+    def _version_is_whole(cls, value: object) -> object:
+        if type(value) is not int:  # true and 1.0 equal 1, but are not it
+            raise PydanticCustomError("int_type", "expected a whole number")
+        return value
 
     @model_validator(mode="before")
     @classmethod

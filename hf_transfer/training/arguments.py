@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
+def computes_on_cpu(training: dict[str, Any]) -> bool:
+    """Return whether a run trains on the CPU: because it was told to, or because nothing else is there."""
+    return bool(training.get("use_cpu", not torch.accelerator.is_available()))
+
+
 def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
     """Return the `training` section with the defaults a practitioner would choose filled in, for this machine.
 
@@ -21,7 +26,7 @@ def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
     validation accuracy kept, a tenth of the steps as warmup, TensorBoard on.
     """
     chosen = dict(training)
-    use_cpu = chosen.setdefault("use_cpu", not torch.accelerator.is_available())
+    use_cpu = computes_on_cpu(chosen)
     if not chosen.get("fp16"):
         chosen.setdefault("bf16", bf16_pays(use_cpu))
     chosen.setdefault("dataloader_num_workers", loader_workers(use_cpu))
@@ -57,7 +62,7 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
     """
     from transformers import TrainingArguments
 
-    fields = {name: value for name, value in training.items() if name != "report_to"}
+    fields = {name: value for name, value in training.items() if name not in ("report_to", "use_cpu")}
     if fields.get("optim") == "adam":
         fields["optim"] = "adamw_torch"  # the learning rate, betas and epsilon are read from the same fields
     reporters = training.get("report_to") or []
@@ -73,6 +78,7 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
             load_best_model_at_end=selects,
             greater_is_better=training["metric_for_best_model"] != "loss",
             dataloader_persistent_workers=False,
+            use_cpu=computes_on_cpu(training),
             disable_tqdm=fields.pop("disable_tqdm", None),
             report_to=[name for name in reporters if name not in ("tensorboard", "none")] or "none",
             **fields,

@@ -56,6 +56,15 @@ class HistoryCallback(TrainerCallback):
         """Note the learning rates of the step that was just taken; by the time of the log they are the next step's."""
         self.rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups if "name" in group}
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Log wherever a checkpoint is saved, so that no logged average spans it and a resumed run logs the same rows."""
+        if control.should_save:
+            control.should_log = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Log wherever a checkpoint is saved; see `on_step_end`."""
+        self.on_step_end(args, state, control)
+
     def on_log(
         self,
         args: TrainingArguments,

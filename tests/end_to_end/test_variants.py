@@ -1,0 +1,276 @@
+"""Other ways through the pipeline, on tiny models and real digits: strategies, heads, evaluation mode, resuming, launching."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+import hf_transfer
+from hf_transfer.cli import main
+from hf_transfer.evaluation.predictions import Predictions
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A tiny ResNet and a tiny ViT, both with a head of seven classes that means nothing here."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    models = {
+        "resnet": ResNetForImageClassification(
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=7)
+        ),
+        "vit": ViTForImageClassification(
+            ViTConfig(
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=64,
+                image_size=32,
+                patch_size=8,
+                num_labels=7,
+            )
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def recipe(tmp_path, checkpoints):
+    """Write a recipe on the digits; return its path."""
+
+    def write(**sections):
+        raw = {
+            "output_dir": str(tmp_path / "run"),
+            "data": {
+                "source": "package:digits",
+                "test_fraction": 0.2,
+                "max_train_samples": 120,
+                "max_validation_samples": 40,
+                "max_test_samples": 40,
+            },
+            "model": {"backbone": str(checkpoints / "resnet")},
+            "training": {
+                "num_train_epochs": 2,
+                "learning_rate": 0.01,
+                "dataloader_num_workers": 0,
+                "disable_tqdm": True,
+                "report_to": [],
+            },
+        }
+        for name, section in sections.items():
+            raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
+        path = tmp_path / "recipe.json"
+        path.write_text(json.dumps(raw))
+        return str(path)
+
+    return write
+
+
+def read_metrics(root):
+    return json.loads((root / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_linear_probe__trains_the_head_and_nothing_else(recipe, tmp_path, checkpoints, name):
+    assert main(["run", recipe(strategy="linear_probe", model={"backbone": str(checkpoints / name)})]) == 0
+    before = AutoModelForImageClassification.from_pretrained(checkpoints / name).state_dict()
+    after = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model").state_dict()
+    for key, tensor in after.items():
+        if key.startswith("classifier"):
+            assert tensor.shape[0] == 10
+        else:
+            assert torch.equal(tensor, before[key]), key
+    width = {"resnet": 16, "vit": 32}[name]
+    assert read_metrics(tmp_path / "run")["cost"]["trainable_parameters"] == {"linear_probe": 10 * (width + 1)}
+
+
+def test_full__the_same_seed_gives_the_same_weights_and_another_seed_does_not(recipe, tmp_path):
+    path = recipe()
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert main(["run", path, f"output_dir={tmp_path / name}", f"seed={seed}"]) == 0
+    weights = {name: (tmp_path / name / "model" / "model.safetensors").read_bytes() for name in "abc"}
+    assert weights["a"] == weights["b"]
+    assert weights["a"] != weights["c"]
+    tests = {name: Predictions.read(tmp_path / name / "predictions" / "test.parquet") for name in "abc"}
+    assert tests["a"].sample_ids == tests["c"].sample_ids, "another seed must see the same test images"
+
+
+def test_hidden_head__is_saved_as_our_model_type(recipe, tmp_path):
+    head = {"hidden": [{"size": 24, "activation": "gelu", "dropout": 0.1}]}
+    assert main(["run", recipe(model={"head": head})]) == 0
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert config["model_type"] == "hf_transfer"
+    hf_transfer.register()
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model")
+    assert [type(layer).__name__ for layer in model.network.classifier[1]] == ["Linear", "GELU", "Dropout", "Linear"]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "hf_transfer.register()" in card
+
+
+def test_torchvision_model__through_the_whole_way(recipe, tmp_path):
+    model = {"backbone": "torchvision:mobilenet_v3_small", "pretrained": False, "head": {"replace": "last"}}
+    data = {"max_train_samples": 20, "max_validation_samples": 10, "max_test_samples": 10}
+    assert main(["run", recipe(model=model, data=data, training={"num_train_epochs": 1})]) == 0
+    assert read_metrics(tmp_path / "run")["test"]["n"] == 10
+
+
+@pytest.mark.parametrize("scheduler", ["reduce_lr_on_plateau", "cosine_with_min_lr", "constant_with_warmup"])
+def test_schedulers__are_reachable(recipe, tmp_path, scheduler):
+    training = {"lr_scheduler_type": scheduler, "optim": "adam", "weight_decay": 1e-5}
+    if scheduler == "cosine_with_min_lr":
+        training["lr_scheduler_kwargs"] = {"min_lr_rate": 0.1}
+    assert main(["run", recipe(training=training)]) == 0
+    resolved = json.loads((tmp_path / "run" / "recipe.json").read_text())["training"]
+    if scheduler == "reduce_lr_on_plateau":
+        assert resolved["lr_scheduler_kwargs"] == {"mode": "max"}
+
+
+def test_early_stopping__stops(recipe, tmp_path):
+    path = recipe(training={"num_train_epochs": 30, "learning_rate": 1e-9}, early_stopping={"patience": 1})
+    assert main(["run", path]) == 0
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) < 12
+
+
+def test_evaluate__reproduces_the_figures_of_the_run(recipe, tmp_path, capsys):
+    path = recipe(data={"max_test_samples": None})
+    assert main(["run", path]) == 0
+    expected = read_metrics(tmp_path / "run")["test"]
+    capsys.readouterr()
+    arguments = [
+        "evaluate",
+        str(tmp_path / "run"),
+        "--data",
+        "package:digits",
+        "--output-dir",
+        str(tmp_path / "again"),
+        "data.test_fraction=0.2",
+        "--json",
+    ]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)["metrics"]["test"]
+    assert found == expected
+    assert (tmp_path / "again" / "README.md").is_file()
+    assert not (tmp_path / "again" / "model").exists()
+    assert main(arguments) == 2, "a finished evaluation is not overwritten"
+    assert main([*arguments, "--overwrite"]) == 0
+
+
+def test_evaluate__label_map_of_ones_own(recipe, tmp_path, capsys):
+    assert main(["run", recipe()]) == 0
+    names = [str(number) for number in range(10)]
+    (tmp_path / "map.json").write_text(json.dumps({name: [name] for name in names if name != "3"}))
+    output = tmp_path / "mapped"
+    arguments = ["--data", "package:digits", "--label-map", str(tmp_path / "map.json"), "--output-dir", str(output)]
+    assert main(["evaluate", str(tmp_path / "run"), *arguments, "data.max_test_samples=100"]) == 0
+    metrics = read_metrics(output)["test"]
+    assert metrics["unmapped_classes"] == ["3"]
+    assert metrics["per_class"]["3"]["recall"] == 0.0
+    predictions = Predictions.read(output / "predictions" / "test.parquet")
+    assert not (predictions.predicted == 3).any()
+    assert "no class of the checkpoint stands for 3: counted as wrong" in capsys.readouterr().out
+
+
+def test_evaluate__imagenet_head_on_the_wrong_classes_is_refused(tmp_path, capsys):
+    status = main(["evaluate", "package:efficientnet_lite0", "--data", "package:textile", "--output-dir", str(tmp_path / "x")])
+    assert status == 2
+    error = capsys.readouterr().err
+    assert "data set (3): global, local, nominal" in error
+    assert "checkpoint (1000): tench, Tinca tinca, goldfish" in error
+    assert not (tmp_path / "x").exists()
+
+
+def test_resume__continues_an_unfinished_run_and_ends_like_an_uninterrupted_one(recipe, tmp_path):
+    path = recipe(training={"num_train_epochs": 3, "save_total_limit": 5})
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert main(["run", path, f"output_dir={whole}"]) == 0
+    assert main(["run", path, f"output_dir={cut}"]) == 0
+    # As a kill after the second epoch leaves it: no later checkpoint, nothing of the end.
+    last = max((cut / "checkpoints").iterdir(), key=lambda p: int(p.name.rpartition("-")[2]))
+    for item in (last, cut / "model", cut / "predictions", cut / "plots"):
+        for child in sorted(item.rglob("*"), reverse=True):
+            child.rmdir() if child.is_dir() else child.unlink()
+        item.rmdir()
+    (cut / "metrics.json").unlink()
+    (cut / "README.md").unlink()
+    assert main(["run", path, f"output_dir={cut}"]) == 2, "not without being asked"
+    assert main(["run", path, f"output_dir={cut}", "training.learning_rate=0.5", "--resume"]) == 2, "not another recipe"
+    assert main(["run", path, f"output_dir={cut}", "--resume"]) == 0
+    assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+    assert (cut / "history.csv").read_text() == (whole / "history.csv").read_text()
+    found, expected = read_metrics(cut), read_metrics(whole)
+    assert {k: v for k, v in found.items() if k != "cost"} == {k: v for k, v in expected.items() if k != "cost"}
+
+
+def test_skip__counts_and_lists_unreadable_images(recipe, tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / name / f"{number:02}.png")
+    for broken in ("a/03.png", "b/11.png"):
+        (folder / broken).write_bytes((folder / broken).read_bytes()[:800])
+    before = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    data = {
+        "source": str(folder),
+        "on_bad_image": "skip",
+        "max_train_samples": None,
+        "max_validation_samples": None,
+        "max_test_samples": None,
+    }
+    assert main(["run", recipe(data=data)]) == 0
+    metrics = read_metrics(tmp_path / "run")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    listed = {item[0] for items in environment["skipped"].values() for item in items}
+    assert listed == {str(folder / "a" / "03.png"), str(folder / "b" / "11.png")}
+    assert sum(metrics[split]["n"] for split in ("train", "validation", "test")) == 38
+    assert sum(metrics[split]["skipped"] for split in ("train", "validation", "test")) == 2
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == before
+
+
+def test_launch__accelerate_and_the_command(recipe, launch, tmp_path):
+    path = recipe(training={"num_train_epochs": 1})
+    done = launch("-m", "accelerate.commands.launch", "hf_transfer/run.py", path)
+    assert done.returncode == 0, done.stderr
+    done = launch("-m", "accelerate.commands.launch", "hf_transfer/run.py", path)
+    assert done.returncode == 1, "the launcher's own status for a program that ended with 2"
+    assert done.stderr.count("holds a finished run") == 1
+    done = launch("-m", "hf_transfer.cli", "run", path, "--overwrite", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["metrics"]["test"]["n"] == 40
+
+
+def test_launch__two_processes_evaluate_every_image_once(recipe, launch, tmp_path):
+    path = recipe(training={"num_train_epochs": 1, "per_device_train_batch_size": 8}, data={"max_test_samples": 37})
+    config = str(ROOT / "accelerate_configs" / "cpu_2proc.yaml")
+    done = launch("-m", "accelerate.commands.launch", "--config_file", config, "hf_transfer/run.py", path)
+    assert done.returncode == 0, done.stderr
+    metrics = read_metrics(tmp_path / "run")
+    assert metrics["test"]["n"] == 37
+    assert metrics["cost"]["device"].startswith("2 x ")
+    predictions = Predictions.read(tmp_path / "run" / "predictions" / "test.parquet")
+    assert len(set(predictions.sample_ids)) == 37
+    # One process on the saved model gives the same logits, image by image.
+    output = tmp_path / "single"
+    arguments = ["--data", "package:digits", "data.test_fraction=0.2", "data.max_test_samples=37", "--output-dir", str(output)]
+    assert main(["evaluate", str(tmp_path / "run"), *arguments]) == 0
+    single = Predictions.read(output / "predictions" / "test.parquet")
+    assert single.sample_ids == predictions.sample_ids
+    np.testing.assert_allclose(single.logits, predictions.logits, atol=1e-5)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from hf_transfer.backbones.packaged_models import imagenet_class_names
+from hf_transfer.errors import LabelError
+from hf_transfer.evaluation.labels import align_labels, read_shipped_map, shipped_maps
+
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def test_align_labels__reorders_by_name():
+    alignment = align_labels(["b", "c", "a"], ["a", "b", "c"], None)
+    logits = np.array([[1.0, 2.0, 3.0]], dtype=np.float32)
+    np.testing.assert_array_equal(alignment.apply(logits), [[2.0, 3.0, 1.0]])
+    assert alignment.exact
+    assert alignment.unmapped == []
+
+
+def test_align_labels__mismatch_shows_both():
+    with pytest.raises(LabelError) as error:
+        align_labels(["cat", "dog"], ["LABEL_0", "LABEL_1"], None)
+    assert str(error.value) == (
+        "evaluation: the classes of the data set and of the checkpoint differ.\n"
+        "  data set (2): cat, dog\n"
+        "  checkpoint (2): LABEL_0, LABEL_1\n"
+        "They are matched by name. Rename the classes, or say with evaluation.label_map which of the checkpoint's "
+        "stand for each class of the data set; maps that are shipped: cifar10_imagenet."
+    )
+
+
+def test_align_labels__a_subset_is_a_mismatch():
+    with pytest.raises(LabelError, match="differ"):
+        align_labels(["a", "b"], ["a", "b", "c"], None)
+
+
+def test_align_labels__repeated_checkpoint_class_is_a_mismatch():
+    with pytest.raises(LabelError, match="differ"):
+        align_labels(["a", "crane"], ["a", "crane", "crane"], None)
+
+
+def test_align_labels__map_sums_probabilities():
+    alignment = align_labels(["x", "y", "z"], ["a", "b", "c", "d"], {"x": ["a", "c"], "y": ["d"]})
+    logits = np.log(np.array([[0.1, 0.2, 0.3, 0.4]]))
+    np.testing.assert_allclose(alignment.apply(logits), [[0.4, 0.4, 0.0]], atol=1e-12)
+    assert alignment.unmapped == ["z"]
+
+
+def test_align_labels__map_with_mistakes_tells_all():
+    with pytest.raises(LabelError) as error:
+        align_labels(["cat", "dog"], ["tabby", "beagle"], {"cta": ["tabby"], "dog": ["beagel"], "cat": ["tabby"]})
+    assert str(error.value) == (
+        "evaluation.label_map:\n"
+        "  - 'cta' is not a class of the data set (did you mean 'cat'?)\n"
+        "  - 'beagel' (for 'dog') is not a class of the checkpoint (did you mean 'beagle'?)\n"
+        "  - 'tabby' stands for both 'cta' and 'cat'"
+    )
+
+
+def test_align_labels__empty_map():
+    with pytest.raises(LabelError, match="maps no class of the data set"):
+        align_labels(["cat", "dog"], ["tabby"], {"cat": []})
+
+
+def test_align_labels__unknown_shipped_map():
+    with pytest.raises(LabelError, match=r"no map called 'cifar10_imagnet' \(did you mean 'cifar10_imagenet'\?\)"):
+        align_labels(CIFAR10, ["x"], "cifar10_imagnet")
+
+
+def test_shipped_map__fits_cifar10_and_imagenet():
+    assert shipped_maps() == ["cifar10_imagenet"]
+    names = imagenet_class_names()
+    alignment = align_labels(CIFAR10, names, "cifar10_imagenet")
+    assert alignment.unmapped == ["deer"]
+    mapping = read_shipped_map("cifar10_imagenet")
+    assert list(mapping) == CIFAR10
+    used = [column for columns in alignment.columns for column in columns]
+    assert len(used) == len(set(used)), "no class of ImageNet stands for two of CIFAR-10"
+    assert {names[c] for c in alignment.columns[3]} == {
+        "tabby, tabby cat",
+        "tiger cat",
+        "Persian cat",
+        "Siamese cat, Siamese",
+        "Egyptian cat",
+    }
+    assert len(alignment.columns[5]) == 118, "ImageNet's dogs are 151 to 268"
+    assert "crane" not in mapping["bird"], "two classes of ImageNet have that name, one of them a machine"
