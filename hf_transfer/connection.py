@@ -11,24 +11,31 @@ import socket
 import sys
 import urllib.parse
 
+from .errors import UserError
+
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
 
 def go_offline_if_unreachable(timeout: float = 3.0) -> bool:
     """Set `HF_HUB_OFFLINE=1` when the Hub does not answer; return whether the client will work offline.
 
-    Does nothing where the user has decided (`HF_HUB_OFFLINE` is set), where a proxy stands between, or where the Hub's
-    client has been imported already and would not see the change.
+    Does nothing where the user has decided (`HF_HUB_OFFLINE` or `TRANSFORMERS_OFFLINE` is set), where a proxy stands
+    between, or where the Hub's client has been imported already and would not see the change.
 
     Args:
         timeout: seconds to wait for the connection.
     """
-    if "HF_HUB_OFFLINE" in os.environ:
-        return os.environ["HF_HUB_OFFLINE"].upper() in ("1", "ON", "YES", "TRUE")
-    if "huggingface_hub" in sys.modules or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return False
+    decided = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE")
+    if decided:
+        return decided.upper() in ("1", "ON", "YES", "TRUE")
     endpoint = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT)
-    port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    proxies = (f"{endpoint.scheme}_proxy", "all_proxy")
+    if "huggingface_hub" in sys.modules or any(os.environ.get(name) or os.environ.get(name.upper()) for name in proxies):
+        return False
+    try:
+        port = endpoint.port or (80 if endpoint.scheme == "http" else 443)
+    except ValueError:
+        raise UserError(f"HF_ENDPOINT: expected an address such as {DEFAULT_ENDPOINT}, found '{endpoint.geturl()}'") from None
     try:
         socket.create_connection((endpoint.hostname or "", port), timeout=timeout).close()
     except OSError:

@@ -48,17 +48,16 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
         UserError: when the recipe cannot be carried out; nothing has been written then, unless training had begun.
     """
     directory = RunDirectory(Path(recipe.output_dir))
-    if resume and directory.is_finished:
-        return RunResult(directory, directory.read_metrics())
     _prepare_process(recipe)
     if recipe.mode == "evaluate":
-        return _evaluate(recipe, directory, overwrite=overwrite)
+        return _evaluate(recipe, directory, resume=resume, overwrite=overwrite)
     return _train(recipe, directory, resume=resume, overwrite=overwrite)
 
 
 def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
     from .backbones.build import build_backbone
     from .data.build import build_splits
+    from .data.dataset import check_first_batch
     from .strategies.phases import build_phases
     from .training.arguments import build_arguments, training_defaults
     from .training.train import build_trainer, train
@@ -70,14 +69,18 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
 
     # 1. Everything that can be wrong is found before anything is written.
     directory.check(resolved, resume=resume, overwrite=overwrite)
+    if resume and directory.is_finished:
+        return RunResult(directory, directory.read_metrics())
     build_arguments(training, directory.checkpoints, recipe.seed)  # starts the process group where there is one
     state = _process_state(training)
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=True)
     backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
     phases = build_phases(recipe.strategy, backbone.groups)
+    check_first_batch(backbone.preprocessing, splits.tables["train"])
     _say_splits(splits, state)
 
     # 2. The run directory, and the training.
+    state.wait_for_everyone()  # every process has looked at the directory before one of them writes into it
     if state.is_main_process:
         directory.begin(resolved, overwrite=overwrite)
         write_json(directory.environment, _environment(recipe, splits, backbone, state))
@@ -117,9 +120,10 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     return _finish(directory, metrics, state)
 
 
-def _evaluate(recipe: Recipe, directory: RunDirectory, *, overwrite: bool) -> RunResult:
+def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
     from .backbones.build import load_as_it_is
     from .data.build import build_splits
+    from .data.dataset import check_first_batch
     from .evaluation.evaluate import evaluate_splits
     from .evaluation.labels import align_labels, model_class_names
     from .training.arguments import training_defaults
@@ -128,12 +132,16 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, overwrite: bool) -> Ru
     started = time.perf_counter()
     training = training_defaults(recipe.training)
     resolved = dump_recipe(recipe)
-    directory.check(resolved, resume=False, overwrite=overwrite)
+    directory.check(resolved, resume=resume, overwrite=overwrite)
+    if resume and directory.is_finished:
+        return RunResult(directory, directory.read_metrics())
     state = _process_state(training)
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=False)
     backbone = load_as_it_is(recipe.model)
     align_labels(splits.class_names, model_class_names(backbone.model.config), recipe.evaluation.label_map)
+    check_first_batch(backbone.preprocessing, splits.tables[recipe.evaluation.splits[0]])
     _say_splits(splits, state)
+    state.wait_for_everyone()
     if state.is_main_process:
         directory.begin(resolved, overwrite=overwrite)
         write_json(directory.environment, _environment(recipe, splits, backbone, state))

@@ -30,6 +30,14 @@ _CONTENTS = (
     "README.md",
 )
 
+# A resolved recipe, as a run writes it, has all of these keys; a recipe that a user wrote and keeps here hardly does.
+_RESOLVED = frozenset(
+    ("schema_version", "mode", "seed", "output_dir", "data", "model", "strategy", "training", "evaluation", "hub")
+)
+# What may differ when a run is resumed: it changes nothing that is computed.
+_REMARKS = frozenset(("$schema", "description", "output_dir", "reference", "expected"))
+_MACHINE = frozenset(("training.dataloader_num_workers", "training.disable_tqdm"))
+
 
 class RunDirectory:
     """Paths of a run, and the rules of its life.
@@ -61,24 +69,27 @@ class RunDirectory:
 
         Args:
             recipe: the resolved recipe that is about to run.
-            resume: the user asked to continue an unfinished run.
+            resume: the user asked to continue; a finished run of the same recipe passes, with nothing left to do.
             overwrite: the user asked to start anew.
 
         Raises:
             RunDirectoryError: saying what is there and which option does what.
         """
-        if self.root.exists() and not self.root.is_dir():
-            raise RunDirectoryError(f"output_dir: {self.root} is a file; expected a directory or nothing")
+        there = next(path for path in (self.root, *self.root.absolute().parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise RunDirectoryError(f"output_dir: {there} is a file; expected a directory or nothing")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise RunDirectoryError(f"output_dir: cannot write to {there}: Permission denied")
         if not self.root.exists() or not any(self.root.iterdir()):
             return
-        if not self.recipe.is_file():
+        if self._recipe_there() is None:
             raise RunDirectoryError(
                 f"output_dir: {self.root} is not empty and holds no run of this package "
                 f"({listed(sorted(p.name for p in self.root.iterdir()), 3)}); nothing was touched. Choose another output_dir."
             )
         if overwrite:
             return
-        if self.is_finished:
+        if self.is_finished and not resume:
             raise RunDirectoryError(
                 f"output_dir: {self.root} holds a finished run; nothing was touched. Choose another output_dir, or start anew "
                 "with --overwrite."
@@ -90,13 +101,21 @@ class RunDirectory:
             )
         self._check_same(recipe)
 
+    def _recipe_there(self) -> dict[str, Any] | None:
+        """Return the resolved recipe of the run that is there, or None where there is no run of this package."""
+        try:
+            found = json.loads(self.recipe.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) and found.keys() >= _RESOLVED else None
+
     def _check_same(self, recipe: dict[str, Any]) -> None:
-        before = _flat(json.loads(self.recipe.read_text(encoding="utf-8")))
+        before = _flat(self._recipe_there())
         now = _flat(recipe)
         changed = [
             f"{key}: was {json.dumps(before.get(key))}, is {json.dumps(now.get(key))}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in ("output_dir", "description", "$schema")
+            if before.get(key) != now.get(key) and key.partition(".")[0] not in _REMARKS and key not in _MACHINE
         ]
         if changed:
             raise RunDirectoryError(
@@ -107,15 +126,11 @@ class RunDirectory:
 
     def begin(self, recipe: dict[str, Any], *, overwrite: bool) -> None:
         """Make the directory and write the resolved recipe, after removing an old run if that was asked for."""
-        if overwrite and self.recipe.is_file():
-            # The marks of a finished run go first and the mark of a run last: an interruption leaves an unfinished run.
-            for name in reversed(_CONTENTS):
-                path = self.root / name
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
         try:
+            if overwrite and self._recipe_there() is not None:
+                # The marks of a finished run go first and the mark of a run last: an interruption leaves an unfinished run.
+                for name in reversed(_CONTENTS):
+                    _remove(self.root / name)
             self.root.mkdir(parents=True, exist_ok=True)
             if not self.recipe.exists():
                 write_json(self.recipe, recipe)
@@ -142,16 +157,21 @@ def write_json(path: Path, data: Any) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` that takes its place when the block ends without an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)  # of a killed process whose number this one has
     try:
         yield temporary
         if path.is_dir():
-            shutil.rmtree(path)
+            _remove(path)
         temporary.replace(path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

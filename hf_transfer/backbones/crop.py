@@ -44,6 +44,6 @@ def with_crop_pct(backbone: Backbone, crop_pct: float) -> Backbone:
         settings["size"] = size
     else:
         raise BackboneError(
-            f"model.crop_pct: the checkpoint's {type(processor).__name__} does not crop: it resizes the whole image; leave it out"
+            f"model.crop_pct: the checkpoint's {type(processor).__name__} does not crop but resizes the whole image; leave it out"
         )
     return Backbone(backbone.model, type(processor)(**settings), backbone.heads, backbone.provenance)

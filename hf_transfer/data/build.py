@@ -26,7 +26,7 @@ class Splits:
         tables: a table for each split.
         class_names: names of the classes in label order.
         fingerprint: digest of sample ids, labels and image bytes of every split.
-        skipped: split to the unreadable images left out of it, as (sample id, reason).
+        skipped: split to the unreadable images left out of it, as (file or sample id, reason).
         duplicates: groups of byte-identical images that stand in more than one split, as `split: sample id`.
         revision: commit of a Hub data set, None elsewhere.
     """
@@ -67,11 +67,12 @@ def build_splits(section: Data, wanted: Sequence[str], *, training: bool, decode
             class_names,
             total=section.max_train_samples,
             each=section.samples_per_class,
+            split="train",
         )
     for split, maximum in (("validation", section.max_validation_samples), ("test", section.max_test_samples)):
         if split in tables:
-            tables[split] = subset(tables[split], section.split_seed, class_names, total=maximum, each=None)
-    return _checked(section, tables, class_names, source.revision, decode)
+            tables[split] = subset(tables[split], section.split_seed, class_names, total=maximum, each=None, split=split)
+    return _checked(section, tables, class_names, source.revision, training, decode)
 
 
 def _split(
@@ -90,7 +91,8 @@ def _split(
     fractions = {}
     if "test" not in tables and section.test_fraction is not None:
         fractions["test"] = section.test_fraction
-    if "validation" not in tables and (training or "validation" in wanted):
+    # An evaluation that holds out a test split holds out the validation split too: its test images are a training's.
+    if "validation" not in tables and (training or "validation" in wanted or fractions):
         fractions["validation"] = section.validation_fraction
     if fractions and "train" in tables:
         if training:
@@ -115,7 +117,12 @@ def _complete(train: ImageTable, class_names: list[str]) -> None:
 
 
 def _checked(
-    section: Data, tables: dict[str, ImageTable], class_names: list[str], revision: str | None, decode: bool
+    section: Data,
+    tables: dict[str, ImageTable],
+    class_names: list[str],
+    revision: str | None,
+    training: bool,
+    decode: bool,
 ) -> Splits:
     # Skipping must know every bad image before the first step, so that counts and steps are right: it decodes fully.
     decode = decode or section.on_bad_image == "skip"
@@ -140,7 +147,7 @@ def _checked(
             for split, table in tables.items()
         }
         for split, table in tables.items():
-            if split == "train":
+            if split == "train" and training:
                 _complete(table, class_names)
             elif not len(table):
                 raise DataError(f"data: every image of the {split} split is unreadable")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 from ..errors import DataError
 from .images import decode_rgb
 from .table import ImageTable
+from .transforms import Preprocessing
 
 
 class ImageDataset(Dataset):
@@ -35,7 +37,7 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor | int]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Return {"pixel_values": float32 [3, height, width], "labels": int} of one image.
 
         Raises:
@@ -61,6 +63,13 @@ def sample_seed(seed: int, epoch: int, sample_id: str) -> int:
     """Return the 63-bit seed of one image in one epoch: BLAKE2b of (seed, epoch, sample id)."""
     digest = hashlib.blake2b(f"{seed}\0{epoch}\0{sample_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def check_first_batch(preprocessing: Preprocessing, table: ImageTable, count: int = 16) -> None:
+    """Stop when images spread over a table do not fit the checkpoint's statistics; see `Preprocessing.check_statistics`."""
+    data = ImageDataset(table, preprocessing)
+    spread = torch.linspace(0, len(data) - 1, min(count, len(data))).long().tolist()
+    preprocessing.check_statistics(torch.stack([data[index]["pixel_values"] for index in spread]))
 
 
 class Collate:

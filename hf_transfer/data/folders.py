@@ -59,22 +59,29 @@ class SourceTables:
     revision: str | None = None
 
 
-def natural_order(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts "10" after "9"."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", name) if part]
+def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Sort key that puts "10" after "9"; names that count the same ("1", "01") are ordered as text."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part], name
 
 
 def read_class_folders(root: Path) -> SourceTables:
     """Read a folder of class folders, or of split folders (train, validation, test) that hold class folders.
 
-    Hidden files and files that are no images are passed over. The order of classes is natural ("10" after "9"), the order
-    of images is that of their relative paths, so neither depends on the file system.
+    Hidden files and folders, and files that are no images, are passed over. The order of classes is natural ("10" after
+    "9"), the order of images is that of their relative paths, so neither depends on the file system.
 
     Raises:
-        DataError: when there are no class folders, or one of them holds no image.
+        DataError: when there are no class folders, one of them holds no image, split folders have company that is none, or
+            a name is not UTF-8.
     """
     children = sorted((p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_order)
     splits = [name for name in children if name.lower() in SPLIT_NAMES]
+    if len({SPLIT_NAMES[name.lower()] for name in splits}) > 1 and len(splits) < len(children):
+        others = [name for name in children if name not in splits]
+        raise DataError(
+            f"data.source: {root} holds split folders ({listed(splits)}) and others beside them ({listed(others)}). "
+            "Move the others elsewhere, or, if all of them are classes, into a folder of their own called train."
+        )
     if splits and len(splits) == len(children):
         roots: dict[str, Path] = {}
         for name in splits:
@@ -117,7 +124,8 @@ def _class_folders(folder: Path) -> list[str]:
 
 def _image_files(folder: Path) -> list[str]:
     files = []
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
         files += [
             str(Path(parent, name))
             for name in names
@@ -129,6 +137,9 @@ def _image_files(folder: Path) -> list[str]:
 def _table(paths: list[str], labels: list[int], root: Path) -> ImageTable:
     import datasets
 
+    strange = [repr(os.fsencode(path))[1:] for path in paths if not _is_utf8(path)]
+    if strange:
+        raise DataError(f"data.source: expected file names in UTF-8; rename {listed(strange, 3)}")
     images = datasets.Dataset.from_dict(
         {"image": [{"bytes": None, "path": path} for path in paths]},
         features=datasets.Features({"image": datasets.Image(decode=False)}),
@@ -140,3 +151,11 @@ def _table(paths: list[str], labels: list[int], root: Path) -> ImageTable:
         labels=np.array(labels, dtype=np.int64),
         sample_ids=np.array([Path(path).relative_to(root).as_posix() for path in paths]),
     )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,73 +16,225 @@ from .table import ImageTable
 if TYPE_CHECKING:
     from ..recipe.schema import Data
 
+_log = logging.getLogger(__name__)
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 _LABEL_COLUMNS = ("label", "labels", "class", "target", "category")
 
 
 def read_hub(section: Data) -> SourceTables:
     """Read a Hub data set: `data.source` is its id, `config_name` and `revision` choose among its variants.
 
+    The commit is resolved first and that commit is loaded, so what is recorded is what was read. A validation or test split
+    without any label (ImageNet's test split) is left out, and that is said; other splits of other names are passed over.
+
     Raises:
         DataError: when it cannot be reached (with what was tried and how to work offline), or its columns are ambiguous.
     """
     import datasets
 
-    loaded = _load(section)
+    commit = _commit(section)
+    loaded = _used_splits(section, _load(section, commit))
+    image_column = _image_column(section, next(iter(loaded.values()))[1])
+    label_column = _label_column(section, next(iter(loaded.values()))[1], image_column)
+    class_names = _class_names([dataset for _, dataset in loaded.values()], label_column)
     tables: dict[str, ImageTable] = {}
-    class_names: list[str] | None = None
-    for name, dataset in loaded.items():
-        split = SPLIT_NAMES.get(str(name).lower())
-        if split is None:
+    for split, (name, dataset) in loaded.items():
+        labels = _labels(dataset, label_column, class_names)
+        missing = int((labels < 0).sum())
+        if missing == len(labels) and split != "train":
+            _log.warning("left out the %s split of %s: none of its %d images has a label", name, section.source, missing)
             continue
-        image_column = _image_column(section, dataset)
-        label_column = _label_column(section, dataset, image_column)
-        images = dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
-        if class_names is None:
-            class_names = _class_names(loaded, label_column)
+        if missing:
+            raise DataError(
+                f"data.label_column: {missing} of {len(labels)} images of the {name} split have no label in '{label_column}'"
+            )
         tables[split] = ImageTable(
-            images=images,
+            images=dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False)),
             column=image_column,
             rows=np.arange(len(dataset)),
-            labels=_labels(dataset, label_column, class_names, str(name)),
+            labels=labels,
             sample_ids=np.array([f"{name}/{row}" for row in range(len(dataset))]),
         )
-    if class_names is None:
-        raise DataError(
-            f"data.source: expected a split called train, validation or test in {section.source}; found {listed(loaded)}"
-        )
-    return SourceTables(tables, class_names, split_by_source=len(tables) > 1, revision=_revision(loaded))
+    if not tables:
+        raise DataError(f"data.label_column: no image of {section.source} has a label in '{label_column}'")
+    return SourceTables(tables, class_names, split_by_source=len(tables) > 1, revision=commit)
 
 
-def _load(section: Data) -> Any:
-    import datasets
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
-    source = section.source
-    offline = (
-        f"To work offline: download it once with a connection ('hf download --repo-type dataset {source}' or by running this "
-        "recipe), or give a folder of class folders, or use package:textile."
+def _commit(section: Data) -> str:
+    """Return the commit that `data.revision` (the main branch by default) stands for; offline, the one the cache knows."""
+    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # by __getattr__
+
+    source, revision = section.source, section.revision
     try:
-        loaded = datasets.load_dataset(source, section.config_name, revision=section.revision)
+        try:  # downloading the card writes into the cache which commit the revision is: it is found there offline
+            card = hf_hub_download(source, "README.md", repo_type="dataset", revision=revision)
+            return Path(card).parent.name
+        except LocalEntryNotFoundError:
+            reference = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="dataset"), "refs")
+            reference /= revision or constants.DEFAULT_REVISION
+            if reference.is_file():
+                return reference.read_text(encoding="utf-8").strip()
+            if revision is not None and _COMMIT.fullmatch(revision):
+                return revision
+            raise _unreachable(section) from None
+        except EntryNotFoundError:  # a data set without a card
+            return str(HfApi().dataset_info(source, revision=revision).sha)
+    except HFValidationError:
+        raise DataError(
+            f"data.source: '{source}' is neither a folder that exists here nor a Hub data set id (OWNER/NAME)"
+        ) from None
     except GatedRepoError:
         raise DataError(
             f"data.source: {source} is gated: accept its terms on its Hub page, then log in with 'hf auth login'"
         ) from None
     except RevisionNotFoundError:
-        raise DataError(f"data.revision: {source} has no revision '{section.revision}'") from None
-    except (RepositoryNotFoundError, datasets.exceptions.DatasetNotFoundError):
+        raise DataError(f"data.revision: {source} has no revision '{revision}'") from None
+    except RepositoryNotFoundError:
         raise DataError(
             f"data.source: no data set '{source}' was found on the Hub, and no folder of that name exists here. "
             "Check the spelling; for a private one log in with 'hf auth login'."
         ) from None
-    except (ConnectionError, OSError, HfHubHTTPError) as error:
+    except HfHubHTTPError as error:
+        if error.response.status_code == 401:
+            raise DataError(
+                f"data.source: the Hub refused the access token when asked for {source}; log in anew with 'hf auth login', "
+                "or correct HF_TOKEN"
+            ) from None
+        raise DataError(f"data.source: {source} could not be loaded from the Hub: {_summary(error)}") from None
+    except httpx.TransportError:  # such as a proxy that does not answer
+        raise _unreachable(section) from None
+
+
+def _load(section: Data, commit: str) -> Any:
+    import datasets
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # by __getattr__
+
+    source, configuration = section.source, _configuration(section, commit)
+    try:
+        loaded = datasets.load_dataset(source, configuration, revision=commit)
+    except datasets.exceptions.DatasetNotFoundError as error:  # the card could be read, the files could not
         raise DataError(
-            f"data.source: {source} is not a local folder, and the Hub data set of that name could not be loaded: "
-            f"{str(error).splitlines()[0]}. {offline}"
+            f"data.source: the files of {source} cannot be read ({_summary(error)}): accept its terms on its Hub page, "
+            "then log in with 'hf auth login'"
         ) from None
-    except ValueError as error:  # such as a missing or unknown configuration name
-        raise DataError(f"data.source: {source}: {str(error).splitlines()[0]}") from None
-    return loaded
+    except (datasets.data_files.EmptyDatasetError, datasets.exceptions.DataFilesNotFoundError):
+        raise DataError(
+            f"data.source: expected images, parquet or other data files in {source}, found none at commit {commit}"
+        ) from None
+    except (ConnectionError, httpx.TransportError):  # the first is an OSError, and told apart from the others
+        raise _unreachable(section) from None
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise DataError(
+            f"data.source: {source} consists of a Python script, and code from the Hub is never run. Name a copy that holds "
+            "images or parquet files; where the Hub has made one, set data.revision to 'refs/convert/parquet'."
+        ) from None
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"data.source: {source} could not be loaded: {_summary(error.__cause__ or error)}") from None
+    if _loaded_commit(loaded) in (None, commit):
+        return loaded
+    return _prepared(section, configuration, commit, instead=_loaded_commit(loaded))
+
+
+def _unreachable(section: Data) -> DataError:
+    import datasets
+    from huggingface_hub import constants
+
+    at = f" at revision '{section.revision}'" if section.revision else ""
+    offline = " or HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    return DataError(
+        f"data.source: {section.source} is neither a folder here nor in the cache ({datasets.config.HF_DATASETS_CACHE}){at}, "
+        f"and the Hub ({constants.ENDPOINT}) cannot be reached{offline}. "
+        "To work offline: run this recipe, or 'hf-transfer check --data RECIPE', once with a connection; or give a folder of "
+        "class folders; or use package:textile."
+    )
+
+
+def _configuration(section: Data, commit: str) -> str | None:
+    """Return the configuration to load, by what the card says of them; `data.config_name` itself where it says nothing.
+
+    `datasets` would see to it with a connection; without one it takes any that the cache holds.
+    """
+    from huggingface_hub import metadata_load, try_to_load_from_cache
+
+    source, wanted = section.source, section.config_name
+    card = try_to_load_from_cache(source, "README.md", revision=commit, repo_type="dataset")
+    try:
+        configs = (metadata_load(card) or {}).get("configs") or [] if isinstance(card, str) else []
+        defaults = {config.get("config_name", "default"): bool(config.get("default")) for config in configs}
+    except Exception as error:  # a front matter that is no YAML or of another structure
+        raise DataError(f"data.source: the front matter of {source}'s README.md cannot be read: {_summary(error)}") from None
+    if not defaults or wanted in defaults:
+        return wanted
+    if wanted is not None:
+        raise DataError(
+            f"data.config_name: {source} has no configuration '{wanted}'{nearest(wanted, defaults)}; found {listed(defaults)}"
+        )
+    chosen = [name for name, default in defaults.items() if default or name == "default" or len(defaults) == 1]
+    if not chosen:
+        raise DataError(
+            f"data.config_name: {source} has {len(defaults)} configurations ({listed(defaults)}); name the one to use"
+        )
+    return chosen[0]
+
+
+def _summary(error: BaseException) -> str:
+    """Return the first two lines of an error as one: what is wrong, and often what there is instead."""
+    return " ".join((str(error).strip() or type(error).__name__).splitlines()[:2]).rstrip(".")
+
+
+def _loaded_commit(loaded: Any) -> str | None:
+    """Return the commit that was read, as far as the cache's folder, which `datasets` names after it, tells."""
+    folders = [Path(entry["filename"]).parent.name for dataset in loaded.values() for entry in dataset.cache_files]
+    return folders[0] if folders and _COMMIT.fullmatch(folders[0]) else None
+
+
+def _prepared(section: Data, configuration: str | None, commit: str, instead: str | None) -> Any:
+    """Return what `datasets` once prepared from this commit: where it cannot reach it, it gives its latest work, `instead`."""
+    import datasets
+    from datasets.packaged_modules.cache.cache import Cache
+
+    folders = list(Path(datasets.config.HF_DATASETS_CACHE).glob(f"*/{configuration or '*'}/*/{commit}"))
+    if len(folders) != 1:
+        raise DataError(
+            f"data.revision: expected commit {commit} of {section.source}, which is neither reachable nor in the cache; the "
+            f"cache holds {instead}. Connect once, or set data.revision to '{instead}'."
+        )
+    config_name, version, _ = folders[0].parts[-3:]
+    name = section.source.rpartition("/")[2]
+    return Cache(repo_id=section.source, dataset_name=name, config_name=config_name, version=version, hash=commit).as_dataset()
+
+
+def _used_splits(section: Data, loaded: Any) -> dict[str, tuple[str, Any]]:
+    """Return the data set of each of our splits, with the name it has in the source."""
+    used: dict[str, tuple[str, Any]] = {}
+    for name, dataset in loaded.items():
+        split = SPLIT_NAMES.get(str(name).lower())
+        if split in used:
+            raise DataError(
+                f"data.source: {section.source} has two splits for {split}: {used[split][0]} and {name}; "
+                "expected one, such as a configuration (data.config_name) may bring"
+            )
+        if split is not None:
+            used[split] = (str(name), dataset)
+    if not used:
+        raise DataError(
+            f"data.source: expected a split called train, validation or test in {section.source}; found {listed(loaded)}"
+        )
+    return used
 
 
 def _image_column(section: Data, dataset: Any) -> str:
@@ -113,55 +268,38 @@ def _label_column(section: Data, dataset: Any, image_column: str) -> str:
                 f"data.label_column: no label column '{wanted}'{nearest(wanted, dataset.features)}; "
                 f"found {listed(dataset.features)}"
             )
-        return wanted
-    typed = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)]
-    named = [name for name in dataset.features if name in _LABEL_COLUMNS]
-    candidates = typed or named
-    if len(candidates) != 1:
-        raise DataError(
-            f"data.label_column: expected exactly one label column to infer it, found {len(candidates)} "
-            f"({listed(candidates) or 'none'}) among {listed(dataset.features)}; name the one to use"
-        )
-    return candidates[0]
+    else:
+        typed = [name for name, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)]
+        named = [name for name in dataset.features if name in _LABEL_COLUMNS]
+        candidates = typed or named
+        if len(candidates) != 1:
+            raise DataError(
+                f"data.label_column: expected exactly one label column to infer it, found {len(candidates)} "
+                f"({listed(candidates) or 'none'}) among {listed(dataset.features)}; name the one to use"
+            )
+        wanted = candidates[0]
+    if not isinstance(dataset.features[wanted], (datasets.ClassLabel, datasets.Value)):
+        kind = type(dataset.features[wanted]).__name__
+        raise DataError(f"data.label_column: expected one label an image in '{wanted}', found a column of type {kind}")
+    return wanted
 
 
-def _class_names(loaded: Any, column: str) -> list[str]:
+def _class_names(parts: list[Any], column: str) -> list[str]:
     import datasets
 
-    features = [dataset.features[column] for dataset in loaded.values() if column in dataset.features]
-    if isinstance(features[0], datasets.ClassLabel):
-        return list(features[0].names)
-    values: set[str] = set()
-    for dataset in loaded.values():
-        values |= {str(value) for value in dataset.unique(column) if value is not None}
+    feature = parts[0].features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return list(feature.names)
+    values = {str(value) for dataset in parts for value in dataset.unique(column) if value is not None}
     return sorted(values, key=natural_order)
 
 
-def _labels(dataset: Any, column: str, class_names: list[str], split: str) -> np.ndarray:
+def _labels(dataset: Any, column: str, class_names: list[str]) -> np.ndarray:
+    """Return int64 [n], -1 where an image has no label."""
     import datasets
 
-    feature = dataset.features[column]
-    values = dataset.with_format(None)[column]
-    if isinstance(feature, datasets.ClassLabel):
-        labels = np.array([-1 if value is None else value for value in values], dtype=np.int64)
-    elif isinstance(feature, datasets.Value):
-        index = {name: label for label, name in enumerate(class_names)}
-        labels = np.array([-1 if value is None else index[str(value)] for value in values], dtype=np.int64)
-    else:
-        raise DataError(f"data.label_column: expected one label an image in '{column}', found {feature}")
-    missing = int((labels < 0).sum())
-    if missing:
-        raise DataError(
-            f"data.label_column: {missing} of {len(labels)} images of the {split} split have no label in '{column}'"
-        )
-    return labels
-
-
-def _revision(loaded: Any) -> str | None:
-    """Return the commit that the data came from, as far as `datasets` records it in the names of the files it read."""
-    for dataset in loaded.values():
-        for url in dataset.info.download_checksums or {}:
-            _, at, rest = str(url).partition("@")
-            if at:
-                return rest.split("/", 1)[0]
-    return None
+    values = dataset.data.column(column).to_pylist()  # a hundred times as fast as dataset[column]
+    if isinstance(dataset.features[column], datasets.ClassLabel):
+        return np.array([-1 if value is None else value for value in values], dtype=np.int64)
+    index = {name: label for label, name in enumerate(class_names)}
+    return np.array([-1 if value is None else index[str(value)] for value in values], dtype=np.int64)

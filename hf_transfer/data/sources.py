@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 
 def is_hub_source(source: str) -> bool:
-    """Return whether a source that is no local path and no package is meant as a Hub data set id."""
-    return not source.startswith("package:") and not Path(source).expanduser().exists() and "://" not in source
+    """Return whether a source that is no local path, no address and no package is meant as a Hub data set id."""
+    if source.startswith(("package:", ".", "/", "~")) or source.count("/") > 1 or "://" in source:
+        return False
+    return not Path(source).expanduser().exists()
 
 
 def read_source(section: Data) -> SourceTables:
@@ -37,7 +39,7 @@ def read_source(section: Data) -> SourceTables:
             f"data.source: expected a folder of class folders, a Hub data set id, package:textile or package:digits; "
             f"found '{source}'. Files and addresses are not available in this version."
         )
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if not is_hub_source(source):
         raise DataError(f"data.source: no such folder: {source}")
     from .hub_data import read_hub
 

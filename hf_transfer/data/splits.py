@@ -88,8 +88,10 @@ def hold_out(table: ImageTable, fractions: dict[str, float], split_seed: int, cl
     return {"train": table.select(np.flatnonzero(part_of == -1)), **parts}
 
 
-def subset(table: ImageTable, split_seed: int, class_names: list[str], *, total: int | None, each: int | None) -> ImageTable:
-    """Take a stratified subset: `total` images in proportion to the classes, or `each` of every class.
+def subset(
+    table: ImageTable, split_seed: int, class_names: list[str], *, total: int | None, each: int | None, split: str
+) -> ImageTable:
+    """Take a stratified subset of a split: `total` images in proportion to the classes, or `each` of every class.
 
     Raises:
         DataError: when `total` is below the number of classes, or a class has fewer than `each` images.
@@ -105,9 +107,9 @@ def subset(table: ImageTable, split_seed: int, class_names: list[str], *, total:
     elif total is not None and total < len(table):
         present = counts > 0
         if total < int(present.sum()):
+            classes = int(present.sum())
             raise DataError(
-                f"data: expected at least one image of each of the {int(present.sum())} classes; "
-                f"a maximum of {total} samples is too small"
+                f"data.max_{split}_samples: expected at least one image of each of the {classes} classes, found {total}"
             )
         shares = np.maximum(apportion(counts, total), present)
         while shares.sum() > total:  # minimums of one were added above: take them back from the largest

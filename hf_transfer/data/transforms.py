@@ -55,7 +55,8 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Return the input for one RGB image: float32 [3, height, width], deterministic."""
-        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+        # A processor that neither rescales nor normalises returns bytes.
+        return self.processor(image, return_tensors="pt")["pixel_values"][0].to(torch.float32)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return float32 inputs for uint8 pixels [3, height, width] that already have the right size."""
@@ -68,11 +69,12 @@ class Preprocessing:
             batch: float32 [n, 3, height, width], images as a loader delivers them.
 
         Raises:
-            DataError: when 0-255 pixels met statistics for 0-1 pixels, or pixels were scaled twice.
+            DataError: when 0-255 pixels met statistics for 0-1 pixels, or pixels were scaled down too often.
         """
         declared_mean, declared_std = _declared_statistics(self.processor)
         low = ((0.0 - declared_mean) / declared_std).min()
-        high = ((1.0 - declared_mean) / declared_std).max()
+        top = 255.0 if declared_mean.max() > 1.0 else 1.0  # what the statistics take for white
+        high = ((top - declared_mean) / declared_std).max()
         found_low, found_high = float(batch.min()), float(batch.max())
         shown = f"inputs between {low:.2f} and {high:.2f}, found {found_low:.2f} to {found_high:.2f} in the first batch"
         if max(abs(found_low), abs(found_high)) > 4 * max(abs(low), abs(high)):
@@ -81,10 +83,11 @@ class Preprocessing:
                 f"{shown}: 0-255 pixels were normalised with statistics for 0-1 pixels. "
                 "Mend do_rescale / rescale_factor in its preprocessor_config.json."
             )
-        if found_high - found_low < 0.02 * (high - low):
+        span = float((batch.amax(dim=(0, 2, 3)) - batch.amin(dim=(0, 2, 3))).max())  # of the liveliest channel
+        if span < 0.02 * (top / declared_std).max():
             raise DataError(
                 f"model.backbone: the checkpoint's statistics (mean {_shown(declared_mean)}, std {_shown(declared_std)}) give "
-                f"{shown}: the pixels were scaled down twice, or every image of the batch is blank. "
+                f"{shown}: the pixels were scaled down once too often, or every image of the batch is blank. "
                 "Mend do_rescale / rescale_factor in its preprocessor_config.json, or the images."
             )
 
@@ -114,8 +117,8 @@ def build_train_transform(preset: str, preprocessing: Preprocessing) -> Callable
     """Return what training images go through: float32 [3, height, width] from an RGB image.
 
     Presets: `none` is the evaluation transform. `basic` is a random resized crop of 50 to 100 % of the area (aspect ratio 3/4
-    to 4/3) and a horizontal flip with probability 0.5. Random numbers come from torch's global generator, which the data set
-    seeds for each sample.
+    to 4/3; of an image far longer than that, torchvision takes the middle) and a horizontal flip with probability 0.5. Random
+    numbers come from torch's global generator, which the data set seeds for each sample.
     """
     if preset == "none":
         return preprocessing

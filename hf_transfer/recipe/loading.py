@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,18 +51,21 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "the recipe") -> Recipe:
-    """Check a recipe that is already a dictionary; see `load_recipe`."""
+    """Check a recipe that is already a dictionary, which stays as it is; see `load_recipe`."""
+    raw = copy.deepcopy(raw)
     problems = apply_overrides(raw, overrides)
-    training = raw.get("training")
-    if isinstance(training, dict):
+    if isinstance(raw.get("strategy"), str):
+        raw["strategy"] = {"name": raw["strategy"]}  # the shorthand
+    if isinstance(training := raw.get("training"), dict):
         problems += check_training(training)
+    recipe = None
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        problems += [_problem(detail) for detail in error.errors()]
-        raise RecipeError(problems, source) from None
-    problems += check_availability(recipe)
-    if problems:
+        problems += _problems(error.errors(), raw)
+    wrong = [problem.path for problem in problems]
+    problems += [problem for problem in check_availability(raw) if not any(_overlap(problem.path, path) for path in wrong)]
+    if problems or recipe is None:
         raise RecipeError(problems, source)
     return recipe
 
@@ -136,28 +140,65 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _problem(detail: ErrorDetails) -> Problem:
-    location = tuple(
-        part for part in detail["loc"] if not (isinstance(part, str) and not part.isidentifier() and part != "$schema")
-    )
-    path = ".".join(str(part) for part in location)
-    kind, context, found = detail["type"], detail.get("ctx", {}), detail["input"]
+def _problems(errors: list[ErrorDetails], raw: dict[str, Any]) -> list[Problem]:
+    """Return one `Problem` for each wrong place.
+
+    Where several types are permitted, pydantic reports why the value is none of them, one error each. They are told as one;
+    and where the value is of one type down to a part of it, that part alone is reported.
+    """
+    places: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for detail in errors:
+        places.setdefault(_place(detail, raw), []).append(detail)
+    return [
+        _problem(place, details)
+        for place, details in places.items()
+        if not any(len(other) > len(place) and other[: len(place)] == place for other in places)
+    ]
+
+
+def _place(detail: ErrorDetails, raw: dict[str, Any]) -> tuple[int | str, ...]:
+    """Return where in the recipe an error is: its location without the names of types that pydantic mixes in."""
+    place: list[int | str] = []
+    node: Any = raw
+    for part in detail["loc"]:
+        if part in node if isinstance(node, dict) else isinstance(node, list) and isinstance(part, int):
+            place.append(part)
+            node = node[part]
+    if detail["type"] == "missing":
+        place.append(detail["loc"][-1])
+    return tuple(place)
+
+
+def _problem(place: tuple[int | str, ...], details: list[ErrorDetails]) -> Problem:
+    path = ".".join(str(part) for part in place)
+    detail = details[0]
+    kind, found = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        fields = _section_at(location[:-1]).model_fields
+        fields = _section_at(place[:-1]).model_fields
         names = [field.alias or name for name, field in fields.items()]
-        return Problem(path, f"is not a key of the recipe{nearest(str(location[-1]), names)}")
+        return Problem(path, f"is not a key of the recipe{nearest(str(place[-1]), names)}")
     if kind == "missing":
         return Problem(path, "is required, and is missing")
-    if kind == "literal_error":
-        choices = context["expected"]
-        hint = nearest(found, choices.replace("'", "").replace(" or ", ", ").split(", ")) if isinstance(found, str) else ""
-        return Problem(path, f"expected {choices}; found {described(found)}{hint}")
     if kind == "value_error":
-        return Problem(path, str(context["error"]))
-    expected = _EXPECTED.get(kind)
-    if expected is not None:
-        return Problem(path, f"expected {expected.format(**context)}, found {described(found)}")
-    return Problem(path, f"{detail['msg'][0].lower()}{detail['msg'][1:]}; found {described(found)}")
+        return Problem(path, str(detail["ctx"]["error"]))
+    choices = next((item["ctx"]["expected"] for item in details if item["type"] == "literal_error"), "")
+    expected = [_expected(item) for item in details]
+    if not all(expected):
+        return Problem(path, f"{detail['msg'][0].lower()}{detail['msg'][1:]}; found {described(found)}")
+    names = choices.replace("'", "").replace(" or ", ", ").split(", ") if choices else []
+    hint = nearest(found, names) if isinstance(found, str) else ""
+    return Problem(path, f"expected {' or '.join(expected)}{';' if choices else ','} found {described(found)}{hint}")
+
+
+def _expected(detail: ErrorDetails) -> str:
+    if detail["type"] == "literal_error":
+        return str(detail["ctx"]["expected"])
+    return _EXPECTED.get(detail["type"], "").format(**detail.get("ctx", {}))
+
+
+def _overlap(path: str, other: str) -> bool:
+    """Return whether one dotted path is the other or leads to it."""
+    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
 
 
 _EXPECTED = {

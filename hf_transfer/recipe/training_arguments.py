@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +144,7 @@ def training_fields() -> Mapping[str, TrainingField]:
 
 def _is_kind(value: object, kind: str) -> bool:
     if kind == "float":
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if kind == "int":
         return isinstance(value, int) and not isinstance(value, bool)
     if kind == "None":

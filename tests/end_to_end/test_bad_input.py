@@ -1,6 +1,7 @@
 """The user's mistakes: one clear message, exit status 2, no traceback, nothing written."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,9 +110,7 @@ def test_unknown_sources(refused, checkpoint):
 
 def test_hub_ids_offline__say_what_was_tried_and_how_to_work_offline(refused, checkpoint, folder):
     message = refused(recipe("google/vit-base-patch16-224-in21k", folder))
-    assert message.startswith(
-        "model.backbone: google/vit-base-patch16-224-in21k is not a local directory, not in the cache, and the Hub cannot be"
-    )
+    assert message.startswith("model.backbone: google/vit-base-patch16-224-in21k is neither a local directory nor in the cache")
     assert "hf download google/vit-base-patch16-224-in21k" in message
     assert "package:efficientnet_lite0" in message
     message = refused(recipe(checkpoint, "uoft-cs/cifar10"))
@@ -228,3 +227,13 @@ def test_namesake__is_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: object() if name == "hf_transfer" else real(name))
     assert main(["recipes", str(Path(__file__).parents[2] / "recipes")]) == 2
     assert "pip uninstall -y hf_transfer" in capsys.readouterr().err
+
+
+def test_statistics_for_0_1_pixels_on_0_255_pixels(refused, checkpoint, tmp_path):
+    broken = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, broken)
+    ViTImageProcessor(size={"height": 32, "width": 32}, do_rescale=False).save_pretrained(broken)
+    assert refused(recipe(str(broken), "package:digits")).startswith(
+        "model.backbone: the checkpoint's statistics (mean 0.5 0.5 0.5, std 0.5 0.5 0.5) give inputs between -1.00 and 1.00, "
+        "found -1.00 to 509.00 in the first batch: 0-255 pixels were normalised with statistics for 0-1 pixels."
+    )

@@ -172,6 +172,10 @@ def test_run__a_finished_run_is_not_touched(finished_run, launch):
         f"error: output_dir: {root} holds a finished run; nothing was touched. Choose another output_dir, or start anew "
         "with --overwrite."
     )
-    done = launch("hf_transfer/run.py", "recipes/quickstart.json", f"output_dir={root}", "--resume")
+    done = launch("hf_transfer/run.py", str(root / "recipe.json"), "--resume")
     assert done.returncode == 0, "a finished run has nothing to resume, which is no mistake"
+    assert f"run directory: {root}" in done.stdout
+    done = launch("hf_transfer/run.py", str(root / "recipe.json"), "training.learning_rate=0.5", "--resume")
+    assert done.returncode == 2
+    assert "training.learning_rate: was 0.001, is 0.5" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before

@@ -1,0 +1,295 @@
+"""Data sets of the Hub through the real client: columns, classes, splits, the commit, and the messages when it fails."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import ClassLabel, Image, Value
+
+HUB = Path(__file__).resolve().parents[1] / "hub"
+
+
+def _module(name):
+    spec = importlib.util.spec_from_file_location(name, HUB / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+loopback_hub, client, repositories = _module("loopback_hub"), _module("client"), _module("repositories")
+CLASSES = repositories.CLASSES
+LABEL = ClassLabel(names=CLASSES)
+TRAIN, TEST = [0, 1, 2] * 4, [2, 1, 0] * 2
+PRIVATE = ["ann/private", "ann/gated"]
+CONFIGURATIONS = """configs:
+- config_name: small
+  data_files:
+  - split: train
+    path: small/train-*
+  - split: test
+    path: small/test-*
+- config_name: large
+  data_files:
+  - split: train
+    path: large/train-*
+  - split: test
+    path: large/test-*"""
+
+
+def _write_repositories(root):
+    sets = root / "datasets"
+
+    def write(name, features, train, test, seed=0, folder="data"):
+        repositories.write_parquet(sets / name / folder, features, {"train": train, "test": test}, seed)
+
+    def labelled(name, image="image", label="label", **options):
+        write(name, {image: Image(), label: LABEL}, {label: TRAIN}, {label: TEST}, **options)
+
+    labelled("ann/plain")
+    labelled("ann/plain", folder=".revisions/v1/data", seed=1)
+    labelled("ann/cifar", image="img")
+    labelled("ann/odd_names", image="photo", label="species")
+    names = [["10", "9", "emu"][label] for label in TRAIN]
+    write("ann/text", {"image": Image(), "label": Value("string")}, {"label": names}, {"label": ["9", "emu"]})
+    fine_coarse = {"image": Image(), "fine": LABEL, "coarse": ClassLabel(names=["small", "big"])}
+    coarse = [int(label == 2) for label in TRAIN]
+    write("ann/two_labels", fine_coarse, {"fine": TRAIN, "coarse": coarse}, {"fine": TEST, "coarse": [0] * 6})
+    write("ann/two_images", {"a": Image(), "b": Image(), "label": LABEL}, {"label": TRAIN}, {"label": TEST})
+    write("ann/no_label", {"image": Image(), "breed": Value("string")}, {"breed": ["x"] * 12}, {"breed": ["x"]})
+    tags = datasets.List(LABEL)
+    write("ann/multi_label", {"image": Image(), "label": tags}, {"label": [[c] for c in TRAIN]}, {"label": [[0]]})
+    write("ann/hidden_test", {"image": Image(), "label": LABEL}, {"label": TRAIN}, {"label": [-1] * 6})
+    write("ann/holes", {"image": Image(), "label": LABEL}, {"label": [*TRAIN[:-1], None]}, {"label": TEST})
+    labelled("ann/configurations", folder="small")
+    labelled("ann/configurations", folder="large", seed=1)
+    repositories.write_card(sets / "ann/configurations", CONFIGURATIONS)
+    shutil.copytree(sets / "ann/configurations", sets / "ann/with_default")
+    repositories.write_card(
+        sets / "ann/with_default", CONFIGURATIONS.replace("config_name: large", "config_name: large\n  default: true")
+    )
+    columns = {split: {"label": TRAIN} for split in ("train", "dev", "validation")}
+    repositories.write_parquet(sets / "ann/two_validations/data", {"image": Image(), "label": LABEL}, columns)
+    repositories.write_parquet(
+        sets / "ann/other_split/data", {"image": Image(), "label": LABEL}, {"unsupervised": {"label": TRAIN}}
+    )
+    repositories.write_image_folder(sets / "ann/Class-Folders", {"train": 4, "test": 2})
+    repositories.write_card(sets / "ann/Class-Folders", "license: mit")
+    repositories.write_card(sets / "ann/words", "license: mit")
+    (sets / "ann/torn").mkdir()
+    (sets / "ann/torn/train.parquet").write_bytes(b"PAR1 and no more")
+    labelled("ann/torn_card")
+    repositories.write_card(sets / "ann/torn_card", "license: [mit")
+    for name, access in zip(PRIVATE, ({"private": True}, {"gated": "auto"}), strict=True):
+        labelled(name)
+        repositories.write_access(sets / name, **access)
+    marker = root / "code_was_run"
+    labelled("ann/script")
+    (sets / "ann/script/script.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    shutil.copytree(sets / "ann/plain/data", sets / "ann/script/.revisions/refs%2Fconvert%2Fparquet/default")
+    return marker
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """The results of every job: a process without a token, one with ann's, and one after the server has stopped."""
+    folder = tmp_path_factory.mktemp("data_sets")
+    root, home = folder / "hub", folder / "home"
+    repositories.write_tokens(root)
+    marker = _write_repositories(root)
+
+    def load(source, **data):
+        return {"job": "splits", "data": {"source": source, **data}}
+
+    with loopback_hub.LoopbackHub(root) as server:
+        commit = server.commit("datasets", "ann/plain", "v1")
+        jobs = {path.name: load(f"ann/{path.name}") for path in sorted((root / "datasets/ann").iterdir())}
+        jobs |= {
+            "branch": load("ann/plain", revision="v1"),
+            "commit": load("ann/plain", revision=commit),
+            "fine": load("ann/two_labels", label_column="fine"),
+            "coarse": load("ann/two_labels", label_column="coarse"),
+            "misspelt label": load("ann/two_labels", label_column="fien"),
+            "image": load("ann/two_images", image_column="b"),
+            "image that is none": load("ann/two_images", image_column="label"),
+            "small": load("ann/configurations", config_name="small"),
+            "large": load("ann/configurations", config_name="large"),
+            "unknown configuration": load("ann/configurations", config_name="larg"),
+            "held out": load("ann/hidden_test", test_fraction=0.25),
+            "converted script": load("ann/script", revision="refs/convert/parquet"),
+            "unknown revision": load("ann/plain", revision="v2"),
+            "unknown": load("ann/plane"),
+            "no id": load("my data"),
+            "a reader of datasets": load("imagefolder"),
+        }
+        online = client.run_jobs(client.client_environment(server.url, home), jobs, folder)
+        environment = client.client_environment(server.url, home, repositories.TOKEN)
+        reader = client.run_jobs(environment, {name: load(name) for name in PRIVATE}, folder)
+        requests = server.requests
+        commits = {
+            name: server.commit("datasets", name) for name in ("ann/plain", "ann/Class-Folders", "ann/configurations", *PRIVATE)
+        }
+        commits |= {"v1": commit, "converted": server.commit("datasets", "ann/script", "refs/convert/parquet")}
+    again = ["plain", "branch", "commit", "Class-Folders", "small", "large", "with_default", "configurations"]
+    jobs = {name: jobs[name] for name in again}
+    jobs |= {"not in the cache": load("ann/plane"), "revision not in the cache": load("ann/plain", revision="v2")}
+    offline = client.run_jobs(client.client_environment(server.url, home), jobs, folder)
+    results = {"online": online, "reader": reader, "offline": offline}
+    return {**results, "commits": commits, "marker": marker, "requests": requests, "url": server.url, "home": home}
+
+
+def _by_sample(found, split):
+    """Return sample id to label of one split."""
+    table = found["tables"][split]
+    return dict(zip(table["sample_ids"], table["labels"], strict=True))
+
+
+@pytest.mark.parametrize("name", ["plain", "cifar", "odd_names", "fine", "image", "small", "converted script"])
+def test_parquet__labels_classes_splits_and_sample_ids(hub, name):
+    found = hub["online"][name]
+    assert found["class_names"] == CLASSES
+    assert list(found["tables"]) == ["train", "validation", "test"]
+    assert _by_sample(found, "test") == {f"test/{row}": label for row, label in enumerate(TEST)}
+    everything = _by_sample(found, "train") | _by_sample(found, "validation")
+    assert everything == {f"train/{row}": label for row, label in enumerate(TRAIN)}
+    assert len(found["tables"]["validation"]["labels"]) == 3  # a fifth of twelve, of every class
+
+
+def test_parquet__images_are_the_stored_bytes(hub):
+    found = hub["online"]
+    images = {name: set(found[name]["tables"]["test"]["images"]) for name in ("plain", "branch", "cifar", "small", "large")}
+    assert len(images["plain"]) == 6
+    assert images["plain"] == images["cifar"] == images["small"]
+    assert images["branch"] == images["large"]  # both written with another seed
+    assert images["plain"].isdisjoint(images["branch"])
+
+
+def test_class_folders__are_read_as_classes(hub):
+    found = hub["online"]["Class-Folders"]
+    assert found["class_names"] == CLASSES
+    assert sorted(found["tables"]["test"]["labels"]) == [0, 0, 1, 1, 2, 2]
+    assert len(found["tables"]["train"]["labels"]) + len(found["tables"]["validation"]["labels"]) == 12
+
+
+def test_text_labels__are_classes_in_natural_order(hub):
+    found = hub["online"]["text"]
+    assert found["class_names"] == ["9", "10", "emu"]
+    assert _by_sample(found, "test") == {"test/0": 0, "test/1": 2}
+
+
+def test_label_column__chooses(hub):
+    found = hub["online"]["coarse"]
+    assert found["class_names"] == ["small", "big"]
+    assert _by_sample(found, "train").items() <= {f"train/{row}": int(label == 2) for row, label in enumerate(TRAIN)}.items()
+
+
+def test_default_configuration__is_the_one_the_card_names(hub):
+    for results in (hub["online"], hub["offline"]):
+        assert results["with_default"]["tables"] == hub["online"]["large"]["tables"]
+
+
+def test_unlabelled_test_split__is_left_out(hub):
+    assert hub["online"]["hidden_test"]["error"].startswith(
+        "evaluation.splits: asked for test, and the source brings no such split."
+    )
+    assert {name.split("/")[0] for name in _by_sample(hub["online"]["held out"], "test")} == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("name", "commit"),
+    [
+        ("plain", "ann/plain"),
+        ("branch", "v1"),
+        ("commit", "v1"),
+        ("Class-Folders", "ann/Class-Folders"),
+        ("large", "ann/configurations"),
+        ("converted script", "converted"),
+    ],
+)
+def test_revision__is_the_commit_that_was_read(hub, name, commit):
+    assert hub["online"][name]["revision"] == hub["commits"][commit]
+
+
+MISSING = (
+    "data.source: no data set '{}' was found on the Hub, and no folder of that name exists here. "
+    "Check the spelling; for a private one log in with 'hf auth login'."
+)
+SCRIPT = (
+    "data.source: ann/script consists of a Python script, and code from the Hub is never run. Name a copy that holds images "
+    "or parquet files; where the Hub has made one, set data.revision to 'refs/convert/parquet'."
+)
+MESSAGES = {
+    "two_labels": "data.label_column: expected exactly one label column to infer it, found 2 (fine, coarse) among image, fine, "
+    "coarse; name the one to use",
+    "misspelt label": "data.label_column: no label column 'fien' (did you mean 'fine'?); found image, fine, coarse",
+    "no_label": "data.label_column: expected exactly one label column to infer it, found 0 (none) among image, breed; "
+    "name the one to use",
+    "multi_label": "data.label_column: expected one label an image in 'label', found a column of type List",
+    "holes": "data.label_column: 1 of 12 images of the train split have no label in 'label'",
+    "two_images": "data.image_column: expected exactly one image column to infer it, found 2 (a, b) among a, b, label; "
+    "name the one to use",
+    "image that is none": "data.image_column: 'label' holds no images; image columns: a, b",
+    "configurations": "data.config_name: ann/configurations has 2 configurations (small, large); name the one to use",
+    "unknown configuration": "data.config_name: ann/configurations has no configuration 'larg' (did you mean 'large'?); "
+    "found small, large",
+    "two_validations": "data.source: ann/two_validations has two splits for validation: validation and dev; expected one, such "
+    "as a configuration (data.config_name) may bring",
+    "other_split": "data.source: expected a split called train, validation or test in ann/other_split; found unsupervised",
+    "unknown revision": "data.revision: ann/plain has no revision 'v2'",
+    "unknown": MISSING.format("ann/plane"),
+    "private": MISSING.format("ann/private"),
+    "a reader of datasets": MISSING.format("imagefolder"),
+    "gated": "data.source: ann/gated is gated: accept its terms on its Hub page, then log in with 'hf auth login'",
+    "no id": "data.source: 'my data' is neither a folder that exists here nor a Hub data set id (OWNER/NAME)",
+    "script": SCRIPT,
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_message__says_what_was_expected(hub, name):
+    assert hub["online"][name]["error"] == MESSAGES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("words", "data.source: expected images, parquet or other data files in ann/words, found none at commit "),
+        ("torn", "data.source: ann/torn could not be loaded: Parquet magic bytes not found in footer."),
+        ("torn_card", "data.source: the front matter of ann/torn_card's README.md cannot be read: "),
+    ],
+    ids=["words", "torn", "torn_card"],
+)
+def test_message__of_a_damaged_repository(hub, name, start):
+    assert hub["online"][name]["error"].startswith(start)
+
+
+def test_script__is_not_run(hub):
+    assert not hub["marker"].exists()
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_token__opens_what_its_owner_may_read(hub, name):
+    assert hub["reader"][name]["tables"] == hub["online"]["plain"]["tables"]
+    assert hub["reader"][name]["revision"] == hub["commits"][name]
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "branch", "commit", "Class-Folders", "small", "large", "with_default", "configurations"]
+)
+def test_offline__a_warm_cache_gives_the_same(hub, name):
+    """Of several revisions and configurations in the cache, the one that is asked for."""
+    assert hub["offline"][name] == {**hub["online"][name], "offline": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "at"),
+    [("not in the cache", "ann/plane", ""), ("revision not in the cache", "ann/plain", " at revision 'v2'")],
+)
+def test_offline__a_cold_cache_is_told(hub, name, what, at):
+    assert hub["offline"][name]["error"] == (
+        f"data.source: {what} is neither a folder here nor in the cache ({hub['home']}/datasets){at}, and the Hub "
+        f"({hub['url']}) cannot be reached or HF_HUB_OFFLINE is set. To work offline: run this recipe, or 'hf-transfer check "
+        "--data RECIPE', once with a connection; or give a folder of class folders; or use package:textile."
+    )

@@ -1,0 +1,26 @@
+"""Selection by row, and what a message calls an image."""
+
+import numpy as np
+
+from hf_transfer.data.package_data import read_package
+
+
+def test_select__keeps_images_labels_and_ids_together():
+    table = read_package("digits").tables["train"]
+    chosen = table.select(np.array([5, 2, 900]))
+    assert len(chosen) == 3
+    assert chosen.sample_ids.tolist() == ["digits/5", "digits/2", "digits/900"]
+    assert chosen.labels.tolist() == table.labels[[5, 2, 900]].tolist()
+    assert [chosen.encoded(i) for i in range(3)] == [table.encoded(i) for i in (5, 2, 900)]
+    again = chosen.select(np.array([2]))
+    assert again.encoded(0) == table.encoded(900)
+
+
+def test_name__is_the_sample_id_where_there_is_no_file():
+    table = read_package("digits").tables["train"]
+    assert table.path(7) is None
+    assert table.name(7) == "digits/7"
+
+
+def test_class_counts__counts_absent_classes_too(labelled):
+    assert labelled([0, 2, 2]).class_counts(4).tolist() == [1, 0, 2, 0]

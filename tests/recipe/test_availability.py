@@ -1,0 +1,76 @@
+"""Keys of later versions: an error that says so, never ignored."""
+
+import pytest
+
+from hf_transfer.errors import RecipeError
+from hf_transfer.recipe import parse_recipe
+from hf_transfer.recipe.availability import check_availability
+from hf_transfer.recipe.json_schema import json_schema
+from hf_transfer.recipe.schema import Recipe
+
+MINIMAL = {"output_dir": "runs/x", "data": {"source": "package:digits"}, "model": {"backbone": "timm:resnet18"}}
+STRATEGIES = "use one of full, linear_probe"
+
+
+def problems_of(overrides):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(MINIMAL, overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("data.group_column=patient", "leave it out"),
+        ("data.task=multi_label", "use 'single_label'"),
+        *((f"strategy.name={name}", STRATEGIES) for name in ("knn", "partial", "two_phase", "gradual", "discriminative")),
+        *((f"strategy.name={name}", STRATEGIES) for name in ("complete", "norm_only", "lora", "quantized_probe")),
+        ("strategy.layer_decay=0.75", "leave it out"),
+        ("strategy.layer_decay=0.0", "leave it out"),
+        *((f"augment.preset={name}", "use one of none, basic") for name in ("strong", "randaugment", "trivial")),
+        ("augment.preset=crop_pad_flip_rotate", "use one of none, basic"),
+        ("augment.mixup=0.2", "use 0.0"),
+        ("augment.cutmix=1", "use 0.0"),
+        ("features.pooling=mean", "use 'default'"),
+        ("features.views=2", "use 1"),
+        ("features.compile=always", "use 'auto'"),
+        ("model.backbone=scratch:lenet", "use a Hub id, timm:, torchvision: or package:"),
+        ("loss.name=focal", "use 'cross_entropy'"),
+        ("loss.class_weights=balanced", "leave it out"),
+        ('loss.class_weights={"a cat": 2.0}', "leave it out"),
+        ("ema={}", "leave it out"),
+        ("ema.decay=0.9", "leave it out"),
+        ('evaluation.monitor=["test"]', "leave it out"),
+        ('evaluation.extra={"other camera": "x"}', "evaluate the other test set in a run of its own"),
+        ("hub.push=true", "use false, and 'hf upload REPO RUN/model' when the run is done"),
+    ],
+)
+def test_check_availability__says_what_to_do_meanwhile(override, advice):
+    key = "ema" if override.startswith("ema") else override.partition("=")[0]
+    assert problems_of([override]) == [f"{key}: is not available in this version; {advice}"]
+
+
+def test_check_availability__strategy_shorthand():
+    assert problems_of(["strategy=lora"]) == [f"strategy.name: is not available in this version; {STRATEGIES}"]
+
+
+def test_check_availability__every_default_is_available():
+    defaults = Recipe.model_validate(MINIMAL).model_dump(mode="json", by_alias=True)
+    assert check_availability(defaults) == []
+
+
+def test_check_availability__is_told_beside_other_problems():
+    assert problems_of(["augment.mixup=0.2", "augment.cutmix=-1", "features.views=x", "sed=1"]) == [
+        "augment.cutmix: expected 0 or more, found -1",
+        "features.views: expected a whole number, found the text 'x'",
+        "sed: is not a key of the recipe (did you mean 'seed'?)",
+        "augment.mixup: is not available in this version; use 0.0",
+    ]
+
+
+def test_check_availability__every_key_is_one_of_the_schema():
+    from hf_transfer.recipe.availability import _LATER
+
+    schema = json_schema()
+    for path, _, _ in _LATER:
+        assert f'"{path.rpartition(".")[2]}": {{' in schema, path

@@ -1,0 +1,425 @@
+"""What a recipe may say, what it is told when it says something else, and how the command line changes it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_transfer.errors import RecipeError
+from hf_transfer.recipe import dump_recipe, load_recipe, parse_recipe
+from hf_transfer.recipe.loading import apply_overrides
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.json") if path.name != "schema.json")
+
+MINIMAL = {"output_dir": "runs/x", "data": {"source": "package:digits"}, "model": {"backbone": "timm:resnet18"}}
+
+# Every key of the format, with values that this version carries out.
+FULL = {
+    "$schema": "schema.json",
+    "schema_version": 1,
+    "description": "ViT-B/16 fine-tuned on CIFAR-10",
+    "reference": {"test_accuracy": 0.9343, "source": "reference study R1"},
+    "expected": {"test_accuracy": 0.9, "minutes": 3.5, "device": "cpu", "date": "2026-01-31"},
+    "mode": "train",
+    "seed": 7,
+    "output_dir": "runs/vit_cifar10",
+    "data": {
+        "source": "uoft-cs/cifar10",
+        "config_name": "plain_text",
+        "revision": "main",
+        "image_column": "img",
+        "label_column": "label",
+        "validation_fraction": 0.2,
+        "test_fraction": 0.1,
+        "split_seed": 3,
+        "group_column": None,
+        "max_train_samples": 5000,
+        "max_validation_samples": 100,
+        "max_test_samples": 200,
+        "samples_per_class": None,
+        "on_bad_image": "skip",
+        "task": "single_label",
+    },
+    "model": {
+        "backbone": "google/vit-base-patch16-224-in21k",
+        "revision": "v1",
+        "pretrained": False,
+        "crop_pct": 0.9,
+        "head": {"replace": "last", "hidden": [{"size": 512, "activation": "gelu", "dropout": 0.5}]},
+    },
+    "strategy": {"name": "linear_probe", "layer_decay": None},
+    "augment": {"preset": "none", "mixup": 0.0, "cutmix": 0.0},
+    "features": {"cache": False, "pooling": "default", "views": 1, "compile": "auto"},
+    "training": {"num_train_epochs": 6, "learning_rate": 5e-5, "per_device_train_batch_size": 64, "optim": "adam"},
+    "loss": {"name": "cross_entropy", "class_weights": None},
+    "ema": None,
+    "early_stopping": {"patience": 3, "min_delta": 0.001},
+    "evaluation": {
+        "splits": ["validation", "test"],
+        "monitor": [],
+        "extra": {},
+        "label_map": {"tabby cat": ["cat", "kitten"], "dog": ["dog"]},
+    },
+    "hub": {"push": False, "repo_id": "me/model", "private": False, "strategy": "checkpoint", "revision": "next"},
+}
+
+
+def recipe(**changes):
+    return MINIMAL | changes
+
+
+def problems_of(raw, overrides=()):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(raw, overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# Committed recipes and round trips
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_load_recipe__committed_recipes_are_valid(path):
+    loaded = load_recipe(path)
+    assert loaded.description
+    assert loaded.output_dir == f"runs/{path.stem}" or "output_dir" in json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_load_recipe__there_are_committed_recipes():
+    assert RECIPES
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [MINIMAL, FULL, recipe(mode="evaluate"), recipe(strategy="linear_probe")],
+    ids=["minimal", "full", "evaluate", "shorthand"],
+)
+def test_dump_recipe__parsed_again_is_the_same(raw):
+    parsed = parse_recipe(raw)
+    dumped = json.loads(json.dumps(dump_recipe(parsed), allow_nan=False))
+    again = parse_recipe(dumped)
+    assert again == parsed
+    assert dump_recipe(again) == dumped
+
+
+def test_dump_recipe__keeps_every_value_of_a_full_recipe():
+    assert dump_recipe(parse_recipe(FULL)) == FULL
+
+
+def test_dump_recipe__fills_in_every_default():
+    dumped = dump_recipe(parse_recipe(MINIMAL))
+    assert dumped.keys() == FULL.keys()
+    assert dumped["data"].keys() == FULL["data"].keys()
+    assert dumped["evaluation"]["splits"] == ["train", "validation", "test"]
+    assert dumped["strategy"] == {"name": "full", "layer_decay": None}
+
+
+def test_parse_recipe__leaves_the_dictionary_as_it_is():
+    raw = recipe(strategy="full", training={"num_train_epochs": 1})
+    before = json.dumps(raw)
+    parse_recipe(raw, ["strategy.name=linear_probe", "training.num_train_epochs=5", "data.split_seed=4"])
+    assert json.dumps(raw) == before
+
+
+# All problems at once
+
+
+def test_load_recipe__tells_all_problems_at_once(tmp_path):
+    path = write(
+        tmp_path / "many.json",
+        json.dumps(
+            {
+                "seed": "0",
+                "mode": "evaluat",
+                "learning-rate": 0.1,
+                "data": {"source": "package:digits", "validation_fracton": 0.2, "split_seed": 1.0, "test_fraction": 1.0},
+                "model": {"head": {"hidden": [{"size": 8}, {"size": 0, "activatio": "relu"}]}},
+                "strategy": "ful",
+                "augment": {"mixup": 0.2, "preset": "strong"},
+                "training": {"learning_rate": "1e-3", "num_train_epoch": 3, "seed": 1, "per_device_train_batch_size": 0},
+                "early_stopping": {"patience": True},
+                "evaluation": {"label_map": 3},
+                "hub": {"push": 1},
+            }
+        ),
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, ["nonsense", "data.source.deep=1"])
+    strategies = (
+        "'full', 'linear_probe', 'knn', 'partial', 'two_phase', 'gradual', 'discriminative', 'complete', 'norm_only', 'lora' "
+        "or 'quantized_probe'"
+    )
+    assert str(caught.value) == "\n".join(
+        [
+            f"Found 21 problems in {path}:",
+            "  - expected an override of the form key=value, found 'nonsense'",
+            "  - data.source.deep: cannot be set: 'source' is the text 'package:digits'",
+            "  - training.learning_rate: expected a number, found the text '1e-3'",
+            "  - training.num_train_epoch: is not a field of transformers.TrainingArguments (did you mean 'num_train_epochs'?)",
+            "  - training.seed: is reserved; use the recipe's own seed",
+            "  - training.per_device_train_batch_size: expected at least 1, found 0",
+            "  - mode: expected 'train' or 'evaluate'; found the text 'evaluat' (did you mean 'evaluate'?)",
+            "  - seed: expected a whole number, found the text '0'",
+            "  - data.test_fraction: expected less than 1, found 1.0",
+            "  - data.split_seed: expected a whole number, found 1.0",
+            "  - data.validation_fracton: is not a key of the recipe (did you mean 'validation_fraction'?)",
+            "  - model.backbone: is required, and is missing",
+            "  - model.head.hidden.1.size: expected 1 or more, found 0",
+            "  - model.head.hidden.1.activatio: is not a key of the recipe (did you mean 'activation'?)",
+            f"  - strategy.name: expected {strategies}; found the text 'ful' (did you mean 'full'?)",
+            "  - early_stopping.patience: expected a whole number, found true",
+            "  - evaluation.label_map: expected text or an object, found 3",
+            "  - hub.push: expected true or false, found 1",
+            "  - learning-rate: is not a key of the recipe",
+            "  - augment.preset: is not available in this version; use one of none, basic",
+            "  - augment.mixup: is not available in this version; use 0.0",
+        ]
+    )
+
+
+def test_load_recipe__tells_one_problem_in_the_singular(tmp_path):
+    path = write(tmp_path / "one.json", json.dumps(recipe(seed=-1)))
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == f"Found 1 problem in {path}:\n  - seed: expected 0 or more, found -1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": "0"}, ["seed: expected a whole number, found the text '0'"]),
+        ({"seed": 1.0}, ["seed: expected a whole number, found 1.0"]),
+        ({"seed": True}, ["seed: expected a whole number, found true"]),
+        ({"schema_version": True}, ["schema_version: expected a whole number, found true"]),
+        ({"schema_version": 1.0}, ["schema_version: expected a whole number, found 1.0"]),
+        ({"schema_version": 2}, ["schema_version: expected 1; found 2"]),
+        ({"description": None}, ["description: expected text, found null"]),
+        ({"output_dir": ""}, ["output_dir: expected text that is not empty, found the text ''"]),
+        ({"output_dir": 5}, ["output_dir: expected text, found 5"]),
+        ({"json_schema": "x"}, ["json_schema: is not a key of the recipe (did you mean '$schema'?)"]),
+        ({"data": "package:digits"}, ["data: expected an object, found the text 'package:digits'"]),
+        (
+            {"data": {"source": "x", "validation_fraction": "0.2"}},
+            ["data.validation_fraction: expected a number, found the text '0.2'"],
+        ),
+        ({"data": {"source": "x", "validation_fraction": 0}}, ["data.validation_fraction: expected more than 0, found 0"]),
+        ({"data": {"source": "x", "max_train_samples": 0}}, ["data.max_train_samples: expected 1 or more, found 0"]),
+        (
+            {"data": {"source": "x", "max_train_samples": 9, "samples_per_class": 3}},
+            ["data: expected at most one of max_train_samples and samples_per_class; found both"],
+        ),
+        ({"model": {"backbone": "x", "pretrained": "yes"}}, ["model.pretrained: expected true or false, found the text 'yes'"]),
+        ({"model": {"backbone": "x", "head": {"hidden": 512}}}, ["model.head.hidden: expected a list, found 512"]),
+        ({"model": {"backbone": "x", "head": {"hidden": [512]}}}, ["model.head.hidden.0: expected an object, found 512"]),
+        ({"strategy": 3}, ["strategy: expected an object, found 3"]),
+        ({"strategy": None}, ["strategy: expected an object, found null"]),
+        ({"training": None}, ["training: expected an object, found null"]),
+        ({"training": [1]}, ["training: expected an object, found a list"]),
+        ({"augment": {"mixup": float("nan")}}, ["augment.mixup: expected a finite number, found nan"]),
+        (
+            {"early_stopping": {"patience": 1, "min_delta": float("inf")}},
+            ["early_stopping.min_delta: expected a finite number, found inf"],
+        ),
+        (
+            {"reference": {"sourc": "R1"}},
+            [
+                "reference.source: is required, and is missing",
+                "reference.sourc: is not a key of the recipe (did you mean 'source'?)",
+            ],
+        ),
+        ({"evaluation": {"splits": "test"}}, ["evaluation.splits: expected a list, found the text 'test'"]),
+        (
+            {"evaluation": {"splits": []}},
+            ["evaluation.splits: expected at least one of train, validation, test; found an empty list"],
+        ),
+        ({"evaluation": {"splits": ["test", "test"]}}, ["evaluation.splits: expected each split once"]),
+        (
+            {"evaluation": {"splits": ["test", "tset"]}},
+            ["evaluation.splits.1: expected 'train', 'validation' or 'test'; found the text 'tset' (did you mean 'test'?)"],
+        ),
+        (
+            {"evaluation": {"label_map": {"tabby cat": ["cat", 3]}}},
+            ["evaluation.label_map.tabby cat.1: expected text, found 3"],
+        ),
+        (
+            {"evaluation": {"label_map": {"tabby cat": "cat"}}},
+            ["evaluation.label_map.tabby cat: expected a list, found the text 'cat'"],
+        ),
+        (
+            {"loss": {"class_weights": "balance"}},
+            ["loss.class_weights: expected 'balanced' or an object; found the text 'balance' (did you mean 'balanced'?)"],
+        ),
+        ({"loss": {"class_weights": {"a cat": "1"}}}, ["loss.class_weights.a cat: expected a number, found the text '1'"]),
+        ({"mode": "evaluate", "evaluation": None}, ["evaluation: expected an object, found null"]),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_parse_recipe__says_what_is_wrong(changes, expected):
+    assert problems_of(recipe(**changes)) == expected
+
+
+def test_parse_recipe__required_keys():
+    assert problems_of({}) == [
+        "output_dir: is required, and is missing",
+        "data: is required, and is missing",
+        "model: is required, and is missing",
+    ]
+
+
+def test_parse_recipe__whole_numbers_are_numbers():
+    assert parse_recipe(recipe(early_stopping={"patience": 1, "min_delta": 0})).early_stopping.min_delta == 0.0
+
+
+# Files
+
+
+def test_load_recipe__no_such_file(tmp_path):
+    path = tmp_path / "absent.json"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == f"Found 1 problem in {path}:\n  - no such file"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{\n  "seed": 0,\n  "mode" "train"\n}', "is not valid JSON: line 3, column 10: Expecting ':' delimiter"),
+        ("", "is not valid JSON: line 1, column 1: Expecting value"),
+        ('{"seed": 0, "seed": 1}', "the key 'seed' appears twice in one object"),
+        ('{"data": {"source": "a", "source": "a"}}', "the key 'source' appears twice in one object"),
+        ('["seed"]', "expected an object, found a list"),
+        ('"full"', "expected an object, found the text 'full'"),
+        ("null", "expected an object, found null"),
+    ],
+)
+def test_load_recipe__is_no_recipe_file(tmp_path, text, problem):
+    path = write(tmp_path / "broken.json", text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == f"Found 1 problem in {path}:\n  - {problem}"
+
+
+def test_load_recipe__a_directory_and_other_encodings_cannot_be_read(tmp_path):
+    (tmp_path / "latin.json").write_bytes('{"description": "caf\xe9"}'.encode("latin-1"))
+    for path in (tmp_path, tmp_path / "latin.json"):
+        with pytest.raises(RecipeError, match="cannot be read"):
+            load_recipe(path)
+
+
+def test_load_recipe__the_file_name_gives_the_run_directory(tmp_path):
+    path = write(tmp_path / "mine.json", json.dumps({key: MINIMAL[key] for key in ("data", "model")}))
+    assert load_recipe(path).output_dir == "runs/mine"
+    assert load_recipe(path, ["output_dir=elsewhere"]).output_dir == "elsewhere"
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("3.0", 3.0),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("null", None),
+        ('"3"', "3"),
+        ('["test"]', ["test"]),
+        ('{"a": 1}', {"a": 1}),
+        ("linear_probe", "linear_probe"),
+        ("True", "True"),
+        ("a=b", "a=b"),
+        ("", ""),
+        ("runs/my run", "runs/my run"),
+    ],
+)
+def test_apply_overrides__json_where_it_parses_and_text_otherwise(text, value):
+    raw = {}
+    assert apply_overrides(raw, [f"key={text}"]) == []
+    assert raw == {"key": value}
+    assert type(raw["key"]) is type(value)
+
+
+def test_apply_overrides__makes_the_sections_on_the_way():
+    raw = {"model": {"backbone": "x"}, "ema": None}
+    assert apply_overrides(raw, ["model.head.replace=last", "training.learning_rate=0.1", "ema.decay=0.9"]) == []
+    assert raw == {
+        "model": {"backbone": "x", "head": {"replace": "last"}},
+        "training": {"learning_rate": 0.1},
+        "ema": {"decay": 0.9},
+    }
+
+
+def test_apply_overrides__the_last_one_counts():
+    assert parse_recipe(MINIMAL, ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize("strategy", ["full", {"name": "full"}])
+def test_apply_overrides__strategy_shorthand_is_refined(strategy):
+    assert parse_recipe(recipe(strategy=strategy), ["strategy.name=linear_probe"]).strategy.name == "linear_probe"
+    assert parse_recipe(recipe(strategy=strategy), ["strategy=linear_probe"]).strategy.name == "linear_probe"
+
+
+def test_apply_overrides__strategy_shorthand_keeps_its_name():
+    raw = recipe(strategy="linear_probe")
+    assert apply_overrides(raw, ["strategy.layer_decay=null"]) == []
+    assert raw["strategy"] == {"name": "linear_probe", "layer_decay": None}
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("trainig.num_train_epochs=1", "trainig: is not a key of the recipe (did you mean 'training'?)"),
+        ("data.max_train_sample=5", "data.max_train_sample: is not a key of the recipe (did you mean 'max_train_samples'?)"),
+        (
+            "training.num_train_epoch=1",
+            "training.num_train_epoch: is not a field of transformers.TrainingArguments (did you mean 'num_train_epochs'?)",
+        ),
+        ("training.learning_rate=fast", "training.learning_rate: expected a number, found the text 'fast'"),
+        ("training.learning_rate=NaN", "training.learning_rate: expected a number, found nan"),
+        ("seed", "expected an override of the form key=value, found 'seed'"),
+        ("=1", "expected an override of the form key=value, found '=1'"),
+        ("data..source=1", "expected an override of the form key=value, found 'data..source=1'"),
+        ("seed.deep=1", "seed: expected a whole number, found an object"),
+        ("model.backbone.name=x", "model.backbone.name: cannot be set: 'backbone' is the text 'timm:resnet18'"),
+    ],
+)
+def test_parse_recipe__wrong_overrides(override, problem):
+    assert problems_of(MINIMAL, [override]) == [problem]
+
+
+# Evaluate mode
+
+
+def test_parse_recipe__an_evaluation_scores_test_where_nothing_is_said():
+    assert parse_recipe(recipe(mode="evaluate")).evaluation.splits == ["test"]
+    assert parse_recipe(recipe(mode="evaluate", evaluation={"label_map": "cifar10_imagenet"})).evaluation.splits == ["test"]
+    assert parse_recipe(MINIMAL, ["mode=evaluate"]).evaluation.splits == ["test"]
+
+
+def test_parse_recipe__an_evaluation_scores_what_is_said():
+    assert parse_recipe(recipe(mode="evaluate", evaluation={"splits": ["validation"]})).evaluation.splits == ["validation"]
+    assert parse_recipe(MINIMAL).evaluation.splits == ["train", "validation", "test"]
+
+
+# Imports
+
+
+def test_load_recipe__imports_neither_torch_nor_transformers():
+    code = (
+        "import sys\n"
+        "import hf_transfer.recipe\n"
+        "hf_transfer.recipe.load_recipe(sys.argv[1], ['training.learning_rate=0.1'])\n"
+        "print(sorted({'torch', 'transformers', 'datasets', 'huggingface_hub', 'numpy'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "recipes" / "quickstart.json")], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[]\n", done.stderr
