@@ -115,11 +115,24 @@ def test_begin__overwrite_leaves_a_foreign_directory_as_it_is(tmp_path):
 
 def test_check__a_finished_run_is_kept(finished):
     assert finished.is_finished
-    assert refusal(finished) == refusal(finished, resume=True)
     assert refusal(finished) == (
         f"output_dir: {finished.root} holds a finished run; nothing was touched. Choose another output_dir, or start anew "
         "with --overwrite."
     )
+
+
+def test_check__resuming_a_finished_run_passes_with_the_same_recipe_only(finished):
+    recipe = json.loads(finished.recipe.read_text(encoding="utf-8"))
+    finished.check(recipe, resume=True, overwrite=False)
+    assert "was begun with another recipe" in refusal(finished, {**recipe, "seed": recipe["seed"] + 1}, resume=True)
+
+
+def test_check__what_belongs_to_the_machine_may_change_on_resume(unfinished):
+    recipe = json.loads(unfinished.recipe.read_text(encoding="utf-8"))
+    unfinished.recipe.write_text(json.dumps({**recipe, "training": {"bf16": True, "dataloader_num_workers": 1}}))
+    unfinished.check({**recipe, "training": {"bf16": True, "dataloader_num_workers": 7}}, resume=True, overwrite=False)
+    refused = {**recipe, "training": {"bf16": False, "dataloader_num_workers": 1}}
+    assert "training.bf16: was true, is false" in refusal(unfinished, refused, resume=True)
 
 
 def test_check__an_unfinished_run_is_kept(unfinished):

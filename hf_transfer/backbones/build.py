@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BackboneError
@@ -49,6 +50,8 @@ def load_as_it_is(section: Model) -> Backbone:
 def _load(section: Model, class_names: list[str] | None) -> Backbone:
     kind, colon, name = section.backbone.partition(":")
     hidden = [layer.model_dump() for layer in section.head.hidden]
+    if section.revision is not None and colon and kind in ("torchvision", "package"):
+        raise BackboneError(f"model.revision: {kind}: backbones have no revisions; leave it out")
     if colon and kind == "torchvision":
         from .torchvision_models import load_torchvision
 
@@ -58,12 +61,12 @@ def _load(section: Model, class_names: list[str] | None) -> Backbone:
     if colon and kind == "timm":
         from .timm_models import load_timm
 
-        backbone = load_timm(name, class_names=class_names, pretrained=section.pretrained)
+        backbone = load_timm(name, class_names=class_names, pretrained=section.pretrained, revision=section.revision)
     elif colon and kind == "package":
         from .packaged_models import load_packaged
 
         backbone = load_packaged(name, class_names=class_names, pretrained=section.pretrained)
-    elif colon and kind != "scratch" and not name.startswith("/"):
+    elif colon and kind != "scratch" and not Path(section.backbone).expanduser().exists():
         raise BackboneError(
             f"model.backbone: '{kind}:' is not a known prefix; expected a Hub id, a local directory, timm:NAME, "
             "torchvision:NAME or package:NAME"

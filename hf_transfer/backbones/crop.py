@@ -43,7 +43,5 @@ def with_crop_pct(backbone: Backbone, crop_pct: float) -> Backbone:
             size = {edge: round(pixels / crop_pct) for edge, pixels in crop.items()}
         settings["size"] = size
     else:
-        raise BackboneError(
-            f"model.crop_pct: the checkpoint's {type(processor).__name__} does not crop but resizes the whole image; leave it out"
-        )
+        raise BackboneError(f"model.crop_pct: the checkpoint's {type(processor).__name__} does not crop; leave it out")
     return Backbone(backbone.model, type(processor)(**settings), backbone.heads, backbone.provenance)

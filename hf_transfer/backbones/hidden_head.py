@@ -48,11 +48,14 @@ def _saveable(processor: Any) -> Any:
     data = getattr(processor, "data_config", None)
     if not data:
         return processor
+    if data.get("crop_mode") == "border":
+        raise BackboneError("model.head.hidden: this checkpoint pads images with a border, which our wrapper cannot store")
     height, width = data["input_size"][1:]
-    edge = int(height / data["crop_pct"])
+    scaled = {"height": int(height / data["crop_pct"]), "width": int(width / data["crop_pct"])}
+    size = scaled if data.get("crop_mode") == "squash" else {"shortest_edge": min(scaled.values())}
     resample = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[data["interpolation"]]
     return BitImageProcessor(
-        size={"shortest_edge": edge},
+        size=size,
         crop_size={"height": height, "width": width},
         resample=resample,
         image_mean=list(data["mean"]),

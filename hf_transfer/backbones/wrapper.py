@@ -51,7 +51,12 @@ class TransferConfig(PreTrainedConfig):
 
 
 class TransferForImageClassification(PreTrainedModel):
-    """A network of another library with a head of ours, as a `PreTrainedModel`."""
+    """A network of another library with a head of ours, as a `PreTrainedModel`.
+
+    Args:
+        config: everything needed to rebuild the network.
+        network: the network with its head in place, where it is in memory already.
+    """
 
     config_class = TransferConfig
     main_input_name = "pixel_values"
@@ -59,10 +64,12 @@ class TransferForImageClassification(PreTrainedModel):
     accepts_loss_kwargs = False
     _no_split_modules: tuple[str, ...] = ()
 
-    def __init__(self, config: TransferConfig) -> None:
+    def __init__(self, config: TransferConfig, network: nn.Module | None = None) -> None:
         super().__init__(config)
-        self.network = build_network(config)
-        place_head(self.network, config)
+        if network is None:
+            network = build_network(config)
+            place_head(network, config)
+        self.network = network
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -40,7 +40,7 @@ class ImageTable:
     def path(self, index: int) -> str | None:
         """Return the file of one image, or None for an image that is stored inside the data set."""
         stored = self.images[int(self.rows[index])][self.column]
-        return stored["path"] if stored["bytes"] is None else None
+        return stored["path"] if stored is not None and stored["bytes"] is None else None
 
     def encoded(self, index: int) -> bytes:
         """Return the encoded bytes of one image, exactly as stored.
@@ -49,6 +49,8 @@ class ImageTable:
             OSError: when its file cannot be read.
         """
         stored = self.images[int(self.rows[index])][self.column]
+        if stored is None:
+            raise OSError("there is no image in this row")
         if stored["bytes"] is not None:
             return stored["bytes"]
         return Path(stored["path"]).read_bytes()

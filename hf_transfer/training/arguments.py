@@ -35,12 +35,16 @@ def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
     chosen.setdefault("warmup_steps", 0.1)
     chosen.setdefault("eval_strategy", "epoch")
     chosen.setdefault("save_strategy", chosen["eval_strategy"])
-    if chosen["save_strategy"] == "steps" and "eval_steps" in chosen:
-        chosen.setdefault("save_steps", chosen["eval_steps"])
-    chosen.setdefault("save_total_limit", 1)
     chosen.setdefault("logging_steps", 10)
+    if chosen["eval_strategy"] == "steps":  # the best model can only be kept where a checkpoint is written
+        chosen.setdefault("eval_steps", chosen["logging_steps"])
+        if chosen["save_strategy"] == "steps":
+            chosen.setdefault("save_steps", chosen["eval_steps"])
+    chosen.setdefault("save_total_limit", 1)
     chosen.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite shows; and no wait for the GPU each step
-    chosen.setdefault("metric_for_best_model", "accuracy")
+    chosen["metric_for_best_model"] = (
+        chosen.get("metric_for_best_model") or "accuracy"
+    )  # null would mean the loss to transformers
     chosen.setdefault("report_to", ["tensorboard"])
     if chosen.get("lr_scheduler_type") == "reduce_lr_on_plateau":
         # transformers leaves the scheduler's default, "min", even for a metric that grows.
@@ -58,7 +62,7 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
         seed: seed of the run.
 
     Raises:
-        RecipeError: when transformers refuses a combination.
+        RecipeError: when transformers refuses a combination, or checkpoints would miss evaluations.
     """
     from transformers import TrainingArguments
 
@@ -68,15 +72,16 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
     reporters = training.get("report_to") or []
     reporters = [reporters] if isinstance(reporters, str) else reporters
     selects = training["eval_strategy"] != "no"
+    greater_is_better = fields.pop("greater_is_better", None)
     try:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(checkpoints),
             seed=seed,
             data_seed=seed,
             remove_unused_columns=False,
             label_names=["labels"],
             load_best_model_at_end=selects,
-            greater_is_better=training["metric_for_best_model"] != "loss",
+            greater_is_better=training["metric_for_best_model"] != "loss" if greater_is_better is None else greater_is_better,
             dataloader_persistent_workers=False,
             use_cpu=computes_on_cpu(training),
             disable_tqdm=fields.pop("disable_tqdm", None),
@@ -85,3 +90,10 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
         )
     except (ValueError, ImportError, TypeError) as error:
         raise RecipeError([Problem("training", str(error).strip().splitlines()[0])]) from None
+    if arguments.eval_strategy == arguments.save_strategy == "steps" and arguments.eval_steps != arguments.save_steps:
+        problem = (
+            f"expected {arguments.eval_steps}, as eval_steps, so that the best model on validation can be kept; "
+            f"found {arguments.save_steps}"
+        )
+        raise RecipeError([Problem("training.save_steps", problem)])
+    return arguments

@@ -20,8 +20,8 @@ def freeze_except(model: nn.Module, trained: Collection[str]) -> None:
     """Freeze every parameter but the named ones, and hold what is frozen in eval mode.
 
     A module is held in eval mode when none of the parameters inside it trains. A module without parameters (dropout, pooling)
-    follows the parametric module before it in definition order, so that what precedes a trained head is deterministic and
-    dropout inside it is not.
+    follows the parametric module before it in definition order, or the first one where none is before it, so that what precedes
+    a trained head is deterministic and dropout inside it is not.
 
     Args:
         model: the network, changed in place; calling again with other names undoes and redoes it.
@@ -31,7 +31,7 @@ def freeze_except(model: nn.Module, trained: Collection[str]) -> None:
         parameter.requires_grad_(name in trained)
         if name not in trained:
             parameter.grad = None
-    follows_trained = False
+    follows_trained = next((parameter.requires_grad for parameter in model.parameters()), False)
     for module in model.modules():
         own = list(module.parameters(recurse=False))
         if own:

@@ -46,7 +46,8 @@ class HistoryCallback(TrainerCallback):
         kept = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= state.global_step]
+                rows = [row for row in csv.DictReader(file) if None not in row.values()]  # a kill may leave half a line
+            kept = [row for row in rows if int(row["step"]) <= state.global_step]
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
@@ -57,12 +58,12 @@ class HistoryCallback(TrainerCallback):
         self.rates = {group["name"]: group["lr"] for group in kwargs["optimizer"].param_groups if "name" in group}
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Log wherever a checkpoint is saved, so that no logged average spans it and a resumed run logs the same rows."""
-        if control.should_save:
+        """Log wherever a checkpoint may be saved, so that no logged average spans it and a resumed run logs the same rows."""
+        if control.should_save or control.should_evaluate:
             control.should_log = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Log wherever a checkpoint is saved; see `on_step_end`."""
+        """Log wherever a checkpoint may be saved; see `on_step_end`."""
         self.on_step_end(args, state, control)
 
     def on_log(

@@ -79,7 +79,6 @@ def build_trainer(
         seed=None if augment_preset == "none" else seed,
     )
     collate = Collate(channels_last)
-    preprocessing.check_statistics(collate([train_data[i] for i in range(min(16, len(train_data)))])["pixel_values"])
     freezing = FreezingCallback(backbone.groups, phases)
     freezing.apply(backbone.model, 0.0)
     callbacks = [freezing, EpochCallback(train_data), HistoryCallback(history, backbone.groups, freezing)]

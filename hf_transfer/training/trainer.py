@@ -75,8 +75,8 @@ class TransferTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         # A pickle of the arguments, token included, has no place beside weights that may be published.
-        if self.args.should_save and output_dir is not None:
-            Path(output_dir, "training_args.bin").unlink(missing_ok=True)
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:

@@ -23,7 +23,6 @@ loopback_hub, client, repositories = _module("loopback_hub"), _module("client"),
 CLASSES = repositories.CLASSES
 LABEL = ClassLabel(names=CLASSES)
 TRAIN, TEST = [0, 1, 2] * 4, [2, 1, 0] * 2
-PRIVATE = ["ann/private", "ann/gated"]
 CONFIGURATIONS = """configs:
 - config_name: small
   data_files:
@@ -82,7 +81,7 @@ def _write_repositories(root):
     (sets / "ann/torn/train.parquet").write_bytes(b"PAR1 and no more")
     labelled("ann/torn_card")
     repositories.write_card(sets / "ann/torn_card", "license: [mit")
-    for name, access in zip(PRIVATE, ({"private": True}, {"gated": "auto"}), strict=True):
+    for name, access in (("ann/private", {"private": True}), ("ann/gated", {"gated": "auto"})):
         labelled(name)
         repositories.write_access(sets / name, **access)
     marker = root / "code_was_run"
@@ -94,10 +93,9 @@ def _write_repositories(root):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """The results of every job: a process without a token, one with ann's, and one after the server has stopped."""
+    """The results of every job, in a process with a connection (but no token) and in one after the server has stopped."""
     folder = tmp_path_factory.mktemp("data_sets")
     root, home = folder / "hub", folder / "home"
-    repositories.write_tokens(root)
     marker = _write_repositories(root)
 
     def load(source, **data):
@@ -125,19 +123,14 @@ def hub(tmp_path_factory):
             "a reader of datasets": load("imagefolder"),
         }
         online = client.run_jobs(client.client_environment(server.url, home), jobs, folder)
-        environment = client.client_environment(server.url, home, repositories.TOKEN)
-        reader = client.run_jobs(environment, {name: load(name) for name in PRIVATE}, folder)
-        requests = server.requests
-        commits = {
-            name: server.commit("datasets", name) for name in ("ann/plain", "ann/Class-Folders", "ann/configurations", *PRIVATE)
-        }
+        commits = {name: server.commit("datasets", name) for name in ("ann/plain", "ann/Class-Folders", "ann/configurations")}
         commits |= {"v1": commit, "converted": server.commit("datasets", "ann/script", "refs/convert/parquet")}
     again = ["plain", "branch", "commit", "Class-Folders", "small", "large", "with_default", "configurations"]
     jobs = {name: jobs[name] for name in again}
     jobs |= {"not in the cache": load("ann/plane"), "revision not in the cache": load("ann/plain", revision="v2")}
     offline = client.run_jobs(client.client_environment(server.url, home), jobs, folder)
-    results = {"online": online, "reader": reader, "offline": offline}
-    return {**results, "commits": commits, "marker": marker, "requests": requests, "url": server.url, "home": home}
+    results = {"online": online, "offline": offline}
+    return {**results, "commits": commits, "marker": marker, "url": server.url, "home": home}
 
 
 def _by_sample(found, split):
@@ -267,12 +260,6 @@ def test_message__of_a_damaged_repository(hub, name, start):
 
 def test_script__is_not_run(hub):
     assert not hub["marker"].exists()
-
-
-@pytest.mark.parametrize("name", PRIVATE)
-def test_token__opens_what_its_owner_may_read(hub, name):
-    assert hub["reader"][name]["tables"] == hub["online"]["plain"]["tables"]
-    assert hub["reader"][name]["revision"] == hub["commits"][name]
 
 
 @pytest.mark.parametrize(

@@ -24,3 +24,15 @@ def test_name__is_the_sample_id_where_there_is_no_file():
 
 def test_class_counts__counts_absent_classes_too(labelled):
     assert labelled([0, 2, 2]).class_counts(4).tolist() == [1, 0, 2, 0]
+
+
+def test_encoded__a_row_without_an_image_is_unreadable():
+    import datasets
+
+    from hf_transfer.data.integrity import scan
+    from hf_transfer.data.table import ImageTable
+
+    images = datasets.Dataset.from_dict({"image": [None]}, features=datasets.Features({"image": datasets.Image(decode=False)}))
+    table = ImageTable(images, "image", np.arange(1), np.zeros(1, dtype=np.int64), np.array(["train/0"]))
+    assert table.name(0) == "train/0"
+    assert scan(table, decode=False).bad == {0: "there is no image in this row"}

@@ -237,3 +237,8 @@ def test_statistics_for_0_1_pixels_on_0_255_pixels(refused, checkpoint, tmp_path
         "model.backbone: the checkpoint's statistics (mean 0.5 0.5 0.5, std 0.5 0.5 0.5) give inputs between -1.00 and 1.00, "
         "found -1.00 to 509.00 in the first batch: 0-255 pixels were normalised with statistics for 0-1 pixels."
     )
+
+
+def test_revision_of_what_has_none(refused, folder):
+    raw = recipe("package:efficientnet_lite0", folder, model={"revision": "main"})
+    assert refused(raw) == "model.revision: package: backbones have no revisions; leave it out"

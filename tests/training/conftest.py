@@ -1,0 +1,164 @@
+"""The tiny model families, and what the tests of this folder share."""
+
+import importlib.util
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.trainer_callback import PrinterCallback
+
+from hf_transfer.backbones.build import build_backbone
+from hf_transfer.data.build import Splits
+from hf_transfer.data.dataset import Collate
+from hf_transfer.data.table import ImageTable
+from hf_transfer.recipe.schema import Head, Model, Strategy
+from hf_transfer.strategies.phases import build_phases
+from hf_transfer.training.arguments import build_arguments, training_defaults
+from hf_transfer.training.freezing import FreezingCallback
+from hf_transfer.training.loss import CrossEntropy
+from hf_transfer.training.train import build_trainer
+from hf_transfer.training.trainer import TransferTrainer
+
+_spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parents[1] / "backbones" / "tiny_models.py")
+_tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_tiny)
+
+family, single_head_family = _tiny.family, _tiny.single_head_family
+checkpoint_of, checkpoint = _tiny.checkpoint_of, _tiny.checkpoint
+vit_checkpoint, distilled_checkpoint = _tiny.vit_checkpoint, _tiny.distilled_checkpoint
+logits_of, _small_and_quiet = _tiny.logits_of, _tiny._small_and_quiet
+
+# Beside the transformers families: timm, torchvision, hidden heads on either; all small.
+OTHERS = {
+    "timm vit": ("timm:test_vit", []),
+    "timm resnet": ("timm:test_resnet", []),
+    "timm hidden": ("timm:test_efficientnet", [{"size": 8, "dropout": 0.5}]),
+    "torchvision squeezenet": ("torchvision:squeezenet1_1", []),
+    "torchvision densenet": ("torchvision:densenet121", []),
+    "torchvision mnasnet": ("torchvision:mnasnet0_5", []),
+    "torchvision regnet hidden": ("torchvision:regnet_y_400mf", [{"size": 8, "dropout": 0.5}]),
+    "vit hidden": ("vit", [{"size": 8, "dropout": 0.5}]),
+    "swinv2 hidden": ("swinv2", [{"size": 8, "dropout": 0.5}]),
+}
+
+
+@pytest.fixture(params=[*(family.name for family in _tiny.FAMILIES), *OTHERS])
+def any_backbone(request, checkpoint_of):
+    """Give a backbone with a new head for 3 classes: each transformers family, timm, torchvision, hidden heads."""
+    families = {family.name: family for family in _tiny.FAMILIES}
+    name, hidden = OTHERS.get(request.param, (request.param, []))
+    source = str(checkpoint_of(families[name])) if name in families else name
+    head = Head(replace="last" if name.startswith("torchvision") else "classifier", hidden=hidden)
+    backbone = build_backbone(Model(backbone=source, pretrained=name in families, head=head), ["cat", "dog", "owl"], 0)
+    if name not in families:  # smaller images: time, not truth
+        edge = 160 if name == "timm:test_vit" else 64
+        backbone.__dict__["preprocessing"] = SimpleNamespace(size=(edge, edge))
+    return backbone
+
+
+# Small and the same on every machine.
+QUICK = {
+    "use_cpu": True,
+    "bf16": False,
+    "dataloader_num_workers": 0,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "per_device_train_batch_size": 4,
+    "num_train_epochs": 2,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0,
+}
+
+
+@pytest.fixture
+def random_images():
+    """Make items of random inputs: `random_images(count, size, classes)`."""
+
+    def make(count: int, size: tuple[int, int] = (32, 32), classes: int = 3) -> list[dict]:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.rand(count, 3, *size, generator=generator)
+        return [{"pixel_values": image, "labels": number % classes} for number, image in enumerate(pixels)]
+
+    return make
+
+
+@pytest.fixture
+def trainer_for(tmp_path, random_images):
+    """Make a trainer of a backbone on random images, as `build_trainer` does from recipes."""
+
+    def make(backbone, strategy="full", count=8, callbacks=(), seed=0, plain_adam=False, **training):
+        training = training_defaults({**QUICK, **training})
+        freezing = FreezingCallback(backbone.groups, build_phases(Strategy(name=strategy), backbone.groups))
+        freezing.apply(backbone.model, 0.0)
+        arguments = build_arguments(training, tmp_path / "checkpoints", seed)
+        trainer = TransferTrainer(
+            model=backbone.model,
+            args=arguments,
+            groups=backbone.groups,
+            plain_adam=plain_adam or training.get("optim") == "adam",
+            channels_last=backbone.is_convolutional,
+            train_dataset=random_images(count, backbone.preprocessing.size),
+            eval_dataset=random_images(4, backbone.preprocessing.size),
+            data_collator=Collate(backbone.is_convolutional),
+            compute_loss_func=CrossEntropy(arguments.label_smoothing_factor),
+            callbacks=[freezing, *callbacks],
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    return make
+
+
+@pytest.fixture
+def splits():
+    """Make splits of random PNG images: `splits(train, validation)`, three classes."""
+
+    def make(train: int, validation: int) -> Splits:
+        generator = np.random.default_rng(0)
+        encoded = []
+        for _ in range(train + validation):
+            buffer = io.BytesIO()
+            Image.fromarray(generator.integers(0, 256, (40, 48, 3), np.uint8)).save(buffer, "png")
+            encoded.append({"bytes": buffer.getvalue(), "path": None})
+        features = datasets.Features({"image": datasets.Image(decode=False)})
+        images = datasets.Dataset.from_dict({"image": encoded}, features=features)
+
+        def table(start: int, count: int) -> ImageTable:
+            rows = np.arange(start, start + count)
+            return ImageTable(images, "image", rows, rows % 3, np.array([f"image/{row}" for row in rows]))
+
+        tables = {"train": table(0, train), "validation": table(train, validation)}
+        return Splits(tables, ["cat", "dog", "owl"], "fingerprint")
+
+    return make
+
+
+@pytest.fixture
+def build(vit_checkpoint, splits, tmp_path):
+    """Make a backbone, its trainer and its freezing callback with `build_trainer`, as a run does."""
+
+    def make(strategy="full", train=8, phases=None, folder="run", early_stopping=None, augment="basic", seed=0, **training):
+        section = Model(backbone=str(vit_checkpoint))
+        backbone = build_backbone(section, ["cat", "dog", "owl"], seed)
+        root = tmp_path / folder
+        trainer, freezing = build_trainer(
+            backbone,
+            splits(train, 4),
+            phases or build_phases(Strategy(name=strategy), backbone.groups),
+            training=training_defaults({**QUICK, **training}),
+            augment_preset=augment,
+            seed=seed,
+            checkpoints=root / "checkpoints",
+            history=root / "history.csv",
+            tensorboard=root / "tensorboard",
+            early_stopping=early_stopping,
+        )
+        root.mkdir(exist_ok=True)
+        return backbone, trainer, freezing, root
+
+    return make

@@ -1,0 +1,224 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForImageClassification, TrainerControl, TrainerState
+
+from hf_transfer.backbones.build import build_backbone
+from hf_transfer.backbones.layer_groups import LayerGroup
+from hf_transfer.recipe.schema import Head, Model
+from hf_transfer.strategies.phases import Phase
+from hf_transfer.training.freezing import FreezingCallback, freeze_except, trainable_count
+
+CLASSES = ["cat", "dog", "owl"]
+
+
+def backbone_of(checkpoint, **head):
+    return build_backbone(Model(backbone=str(checkpoint), head=Head(**head)), CLASSES, 0)
+
+
+def head_names(backbone):
+    return set(backbone.groups[-1].parameters)
+
+
+def all_names(model):
+    return {name for name, _ in model.named_parameters()}
+
+
+def frozen_modules(model):
+    return [m for m in model.modules() if list(m.parameters()) and not any(p.requires_grad for p in m.parameters())]
+
+
+def train_steps(model, size, steps=3):
+    """Really train: decay, momentum and all."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(steps):
+        model.train()
+        output = model(pixel_values=torch.rand(4, 3, *size))
+        nn.functional.cross_entropy(output.logits, torch.tensor([0, 1, 2, 0])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_freeze_except__linear_probe_trains_exactly_the_head(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    freeze_except(backbone.model, head_names(backbone))
+    trained = {name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad}
+    assert trained == {f"{head}.{name}" for head in family.heads for name in ("weight", "bias")}
+    assert trainable_count(backbone.model) == len(family.heads) * (family.feature_width * 3 + 3)
+
+
+def test_freeze_except__frozen_modules_stay_in_eval_mode_whatever_calls_train(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    model = backbone.model
+    freeze_except(model, head_names(backbone))
+    frozen = frozen_modules(model)
+    assert len(frozen) > 5
+    parent = nn.Sequential(model)
+    for call in (model.train, parent.train, lambda: model.train(True), model.base_model.train, frozen[3].train):
+        call()
+        model.eval()
+        call()
+        call()
+        assert not any(module.training for part in frozen for module in part.modules())
+    model.train()
+    assert all(model.get_submodule(head).training for head in family.heads)
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_freeze_except__training_leaves_frozen_tensors_bit_for_bit(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    model = backbone.model
+    freeze_except(model, head_names(backbone))
+    before = copy.deepcopy(model.state_dict())
+    train_steps(model, family.size)
+    for name, tensor in model.state_dict().items():  # buffers too: batch-norm statistics
+        assert torch.equal(tensor, before[name]) != (name in head_names(backbone)), name
+    assert all(p.grad is None for name, p in model.named_parameters() if name not in head_names(backbone))
+
+
+def test_freeze_except__dropout_of_frozen_layers_is_off(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    model = backbone.model
+    pixels = torch.rand(8, 3, *family.size)
+
+    def twice():
+        with torch.no_grad():
+            model.train()
+            return [model(pixel_values=pixels).logits for _ in range(2)]
+
+    freeze_except(model, all_names(model))
+    one, other = twice()
+    assert torch.equal(one, other) != family.random
+    freeze_except(model, head_names(backbone))
+    one, other = twice()
+    assert torch.equal(one, other)
+    with torch.no_grad():
+        assert torch.equal(one, model.eval()(pixel_values=pixels).logits)
+
+
+def test_freeze_except__batch_norm_moves_only_while_it_trains(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    buffers = {name: b.clone() for name, b in backbone.model.named_buffers() if name.endswith(("_mean", "_var", "_tracked"))}
+    assert bool(buffers) == family.batch_norm
+    train_steps(backbone.model, family.size, steps=1)
+    assert all(not torch.equal(backbone.model.get_buffer(name), value) for name, value in buffers.items())
+
+
+def test_freeze_except__thawing_restores_train_mode(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    model = backbone.model.train()
+    freeze_except(model, head_names(backbone))
+    freeze_except(model, all_names(model))
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any("train" in vars(module) for module in model.modules())
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_freeze_except__last_stage_alone(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    last = backbone.groups[-2]
+    freeze_except(backbone.model, {*last.parameters, *head_names(backbone)})
+    backbone.model.train()
+    assert backbone.model.get_submodule(last.name).training
+    for group in backbone.groups[:-2]:
+        if group.name != "stem":
+            assert not any(module.training for module in backbone.model.get_submodule(group.name).modules())
+
+
+def test_freeze_except__dropout_inside_the_head_stays_on(vit_checkpoint):
+    backbone = backbone_of(vit_checkpoint, hidden=[{"size": 16, "dropout": 0.5}])
+    model = backbone.model
+    freeze_except(model, head_names(backbone))
+    model.train()
+    dropout = model.get_submodule(backbone.heads[0])[2]
+    assert isinstance(dropout, nn.Dropout) and dropout.training
+    pixels = torch.rand(8, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(model(pixels).logits, model(pixels).logits)
+    assert [m.training for m in model.modules() if isinstance(m, nn.Dropout) and m is not dropout].count(True) == 0
+
+
+def test_freeze_except__features_are_those_of_eval_mode(any_backbone):
+    model = any_backbone.model
+    freeze_except(model, head_names(any_backbone))
+    seen = []
+    model.get_submodule(any_backbone.heads[0]).register_forward_pre_hook(lambda head, inputs: seen.append(inputs[0]))
+    pixels = torch.rand(2, 3, *any_backbone.preprocessing.size)
+    with torch.no_grad():
+        for mode in (True, True, False):
+            model.train(mode)(pixels)
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+
+
+def test_freeze_except__dropout_before_the_first_layer_follows_it():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 2))
+    freeze_except(model, {"1.weight", "1.bias", "3.weight", "3.bias"})
+    model.train()
+    assert [module.training for module in model] == [True, True, True, True]
+    freeze_except(model, {"3.weight", "3.bias"})
+    model.train()
+    assert [module.training for module in model] == [False, False, False, True]
+
+
+def test_freeze_except__deepcopy_is_independent(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    freeze_except(backbone.model, head_names(backbone))
+    other = copy.deepcopy(backbone.model)
+    other.train()
+    assert not any(module.training for part in frozen_modules(other) for module in part.modules())
+    freeze_except(other, all_names(other))
+    other.train()
+    assert all(module.training for module in other.modules())
+    backbone.model.train()
+    assert not any(module.training for part in frozen_modules(backbone.model) for module in part.modules())
+
+
+def test_freeze_except__frozen_model_is_saved_like_any_other(family, checkpoint, tmp_path):
+    backbone = backbone_of(checkpoint)
+    freeze_except(backbone.model, head_names(backbone))
+    backbone.save(tmp_path)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in backbone.model.state_dict().items())
+
+
+def test_freeze_except__gradients_of_what_is_frozen_are_dropped():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model(torch.rand(2, 4)).sum().backward()
+    freeze_except(model, {"1.weight", "1.bias"})
+    assert model[0].weight.grad is None and model[0].bias.grad is None
+    assert model[1].weight.grad is not None
+
+
+# The callback, without training.
+
+
+def two_phases():
+    model = nn.ModuleDict({"body": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
+    groups = [LayerGroup("body", ("body.weight", "body.bias")), LayerGroup("head", ("head.weight", "head.bias"))]
+    phases = [Phase("warm up", ("head",), epochs=2), Phase("all", ("body", "head"))]
+    return model, FreezingCallback(groups, phases)
+
+
+@pytest.mark.parametrize(("epoch", "trained"), [(0.0, False), (1.0, False), (1.99, False), (2.0, True), (7.5, True)])
+def test_freezing_callback__a_resumed_state_is_in_its_phase_at_once(epoch, trained):
+    model, callback = two_phases()
+    callback.apply(model, 0.0)  # what building the trainer does
+    callback.on_train_begin(None, TrainerState(epoch=epoch), TrainerControl(), model=model)
+    assert model["body"].weight.requires_grad == trained
+    assert model["head"].weight.requires_grad
+
+
+def test_freezing_callback__changes_phase_when_its_epoch_begins():
+    model, callback = two_phases()
+    seen = []
+    callback.on_train_begin(None, TrainerState(epoch=None), TrainerControl(), model=model)
+    for epoch in (0.0, 1.0, 2.0, 3.0):
+        callback.on_epoch_begin(None, TrainerState(epoch=epoch), TrainerControl(), model=model)
+        seen.append((callback.phase.name, model["body"].weight.requires_grad))
+    assert seen == [("warm up", False), ("warm up", False), ("all", True), ("all", True)]
+    assert callback.trainable == {"warm up": 10, "all": 30}

@@ -1,0 +1,66 @@
+import os
+
+import pytest
+import torch
+
+from hf_transfer.training import hardware
+
+
+@pytest.mark.parametrize(("bf16", "amx", "pays"), [(False, False, False), (True, False, True), (False, True, True)])
+def test_bf16_pays__on_a_cpu_with_instructions_for_it(monkeypatch, bf16, amx, pays):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert hardware.bf16_pays(use_cpu=True) is pays
+
+
+@pytest.mark.parametrize(("capability", "pays"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bf16_pays__on_a_gpu_from_ampere_on(monkeypatch, capability, pays):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert hardware.bf16_pays(use_cpu=False) is pays
+
+
+@pytest.mark.parametrize(("processors", "local", "workers"), [(1, 1, 1), (4, 1, 3), (64, 1, 8), (16, 4, 3), (2, 8, 1)])
+def test_loader_workers__on_a_gpu(monkeypatch, processors, local, workers):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware, "_processors", lambda: processors)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    assert hardware.loader_workers(use_cpu=False) == workers
+
+
+@pytest.mark.parametrize(("processors", "workers"), [(1, 0), (2, 1), (64, 1)])
+def test_loader_workers__on_a_cpu(monkeypatch, processors, workers):
+    monkeypatch.setattr(hardware, "_processors", lambda: processors)
+    assert hardware.loader_workers(use_cpu=True) == workers
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, 4),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}, 8),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "3"}, None),
+        ({"OMP_NUM_THREADS": "1"}, None),
+    ],
+)
+def test_use_all_processors__only_where_the_launcher_took_them(monkeypatch, environment, threads):
+    for name in ("ACCELERATE_MIXED_PRECISION", "OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setitem(os.environ, name, value)
+    monkeypatch.setattr(hardware, "_processors", lambda: 8)
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    hardware.use_all_processors()
+    assert chosen == ([] if threads is None else [threads])
+
+
+def test_device_name__of_the_cpu():
+    name = hardware.device_name(torch.device("cpu"))
+    assert name.startswith("CPU: ")
+    assert name.endswith(f", {torch.get_num_threads()} threads")
+    assert hardware.device_name(torch.device("meta")) == "meta"
+
+
+def test_peak_memory_mb__of_this_process():
+    assert 50 < hardware.peak_memory_mb(torch.device("cpu")) < 100_000
