@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
+# Accuracy is computed from all predictions at once; with other values of these the first evaluation would fail.
+_FIXED = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
+
+
 def computes_on_cpu(training: dict[str, Any]) -> bool:
     """Return whether a run trains on the CPU: because it was told to, or because nothing else is there."""
     return bool(training.get("use_cpu", not torch.accelerator.is_available()))
@@ -62,10 +66,19 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
         seed: seed of the run.
 
     Raises:
-        RecipeError: when transformers refuses a combination, or checkpoints would miss evaluations.
+        RecipeError: when transformers refuses a combination, or the best model on validation could not be found or kept.
     """
     from transformers import TrainingArguments
 
+    problems = [
+        Problem(
+            f"training.{name}", f"expected {str(value).lower()}, so that the validation accuracy can be computed; remove it"
+        )
+        for name, value in _FIXED.items()
+        if training.get(name, value) is not value
+    ]
+    if problems:
+        raise RecipeError(problems)
     fields = {name: value for name, value in training.items() if name not in ("report_to", "use_cpu")}
     if fields.get("optim") == "adam":
         fields["optim"] = "adamw_torch"  # the learning rate, betas and epsilon are read from the same fields

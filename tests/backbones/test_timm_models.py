@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_transfer.backbones.build import build_backbone, load_as_it_is
@@ -197,6 +198,27 @@ def test_build_backbone__checkpoint_written_by_the_other_library(tmp_path, model
     again = timm.create_model(f"local-dir:{tmp_path / 'again'}", pretrained=True)
     assert torch.equal(again.state_dict()[name], network.state_dict()[name])
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "again").config.num_labels == 2
+
+
+def test_build_backbone__timm_checkpoint_without_classifier_gets_a_new_head(tmp_path):
+    network = timm.create_model("test_vit", num_classes=0)
+    timm.models.save_for_hf(network, tmp_path)
+    backbone = build_backbone(Model(backbone=str(tmp_path)), CLASSES, 0)
+    found = backbone.model.state_dict()
+    assert all(torch.equal(found[f"timm_model.{name}"], tensor) for name, tensor in network.state_dict().items())
+    backbone.save(tmp_path / "again")
+    assert timm.create_model(f"local-dir:{tmp_path / 'again'}", pretrained=True).num_classes == 3
+    with pytest.raises(BackboneError, match="cannot be loaded as an image classifier"):
+        load_as_it_is(Model(backbone=str(tmp_path)))
+
+
+def test_build_backbone__timm_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    network = timm.create_model("test_vit", num_classes=3)
+    timm.models.save_for_hf(network, tmp_path)
+    state = {name: t for name, t in network.state_dict().items() if name != "blocks.0.attn.qkv.weight"}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BackboneError, match=r"lacks the weights of 1 tensors, outside its head \(timm_model.blocks.0.attn.qkv"):
+        build_backbone(Model(backbone=str(tmp_path)), CLASSES, 0)
 
 
 def test_load_weights_by_position__maps_names_by_order():

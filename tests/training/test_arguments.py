@@ -158,6 +158,19 @@ def test_build_arguments__refusals_of_transformers_are_the_users_to_mend(tmp_pat
     assert len(str(caught.value).splitlines()) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "needed"), [("prediction_loss_only", False), ("batch_eval_metrics", False), ("eval_do_concat_batches", True)]
+)
+def test_build_arguments__validation_accuracy_is_always_computed(tmp_path, name, needed):
+    assert getattr(built(tmp_path, **{name: needed}), name) is needed
+    with pytest.raises(RecipeError) as caught:
+        built(tmp_path, **{name: not needed})
+    assert str(caught.value) == (
+        f"Found 1 problem in the recipe:\n  - training.{name}: expected {str(needed).lower()}, "
+        "so that the validation accuracy can be computed; remove it"
+    )
+
+
 def test_build_arguments__trains_on_the_cpu_where_nothing_else_is(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert build_arguments(training_defaults({}), tmp_path, 0).use_cpu is True

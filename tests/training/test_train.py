@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from hf_transfer.errors import RecipeError
 from hf_transfer.training.train import train
 
 
@@ -41,6 +42,14 @@ def test_train__early_stopping_ends_it(build):
     assert trainer.state.epoch == 2.0  # nothing improves
 
 
+def test_build_trainer__early_stopping_needs_evaluations(build):
+    with pytest.raises(RecipeError) as caught:
+        build(early_stopping=(1, 0.0), eval_strategy="no")
+    assert str(caught.value) == (
+        "Found 1 problem in the recipe:\n  - early_stopping: needs evaluations; found training.eval_strategy 'no'"
+    )
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_build_trainer__tensorboard_in_its_folder_only(build, wanted):
     _, trainer, freezing, root = build(report_to=["tensorboard"] if wanted else "none")
@@ -75,3 +84,20 @@ def test_train__no_token_in_any_file_of_the_run(build, monkeypatch):
     assert len(files) > 8
     assert not [file for file in files if token.encode() in file.read_bytes()]
     assert not [file for file in files if file.name == "training_args.bin"]
+
+
+def test_train__best_step_is_reloaded(build):
+    """Evaluations each step, of which any may be the best: each has its checkpoint."""
+    _, trainer, freezing, _ = build(eval_strategy="steps", eval_steps=1, learning_rate=0.05, num_train_epochs=3)
+    train(trainer, freezing)
+    scores = {log["step"]: log["eval_accuracy"] for log in trainer.state.log_history if "eval_accuracy" in log}
+    best = max(scores, key=lambda step: (scores[step], -step))
+    assert len(scores) == 6
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    assert trainer.evaluate()["eval_accuracy"] == scores[best]
+
+
+def test_train__evaluation_in_parts(build):
+    _, trainer, freezing, _ = build(eval_accumulation_steps=1, per_device_eval_batch_size=2)
+    train(trainer, freezing)
+    assert trainer.state.global_step == 4

@@ -52,7 +52,7 @@ def checkpoints(trainer):
 
 def test_train__best_model_is_reloaded_every_tensor_of_it(any_backbone, trainer_for, scores):
     scores(0.9, 0.1)
-    trainer = trainer_for(any_backbone, learning_rate=1e-2, save_total_limit=2)
+    trainer = trainer_for(any_backbone, count=4, learning_rate=1e-2, save_total_limit=2)
     trainer.train()
     first, second = checkpoints(trainer)
     assert trainer.state.best_model_checkpoint == first
@@ -68,7 +68,7 @@ def test_train__linear_probe_changes_the_head_alone(any_backbone, trainer_for):
     model = any_backbone.model
     before = copy.deepcopy(model.state_dict())
     head = any_backbone.groups[-1].parameters
-    trainer = trainer_for(any_backbone, "linear_probe", learning_rate=0.1, weight_decay=0.5, save_strategy="epoch")
+    trainer = trainer_for(any_backbone, "linear_probe", count=4, learning_rate=0.1, weight_decay=0.5, eval_strategy="no")
     trainer.train()
     assert set(differing(model.state_dict(), before)) == set(head)  # buffers are the same, too
     assert all(parameter.grad is None for name, parameter in model.named_parameters() if name not in head)
