@@ -39,7 +39,6 @@ OTHERS = {
     "timm resnet": ("timm:test_resnet", []),
     "timm hidden": ("timm:test_efficientnet", [{"size": 8, "dropout": 0.5}]),
     "torchvision squeezenet": ("torchvision:squeezenet1_1", []),
-    "torchvision densenet": ("torchvision:densenet121", []),
     "torchvision mnasnet": ("torchvision:mnasnet0_5", []),
     "torchvision regnet hidden": ("torchvision:regnet_y_400mf", [{"size": 8, "dropout": 0.5}]),
     "vit hidden": ("vit", [{"size": 8, "dropout": 0.5}]),
