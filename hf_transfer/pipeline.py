@@ -223,10 +223,13 @@ def _process_state(training: dict[str, Any]) -> PartialState:
     from accelerate import PartialState
 
     from .training.arguments import computes_on_cpu
-    from .training.hardware import use_all_processors
+    from .training.hardware import keep_freed_memory, use_all_processors
 
     use_all_processors()
-    return PartialState(cpu=computes_on_cpu(training))
+    cpu = computes_on_cpu(training)
+    if cpu:
+        keep_freed_memory()
+    return PartialState(cpu=cpu)
 
 
 def _device_name(state: PartialState) -> str:

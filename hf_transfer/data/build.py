@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -141,6 +141,7 @@ def _checked(
         )
     duplicates = cross_split_duplicates(tables, scans)
     digest = fingerprint(tables, scans, class_names)
+    tables = {split: replace(table, digests=np.array(scans[split].digests, dtype="S16")) for split, table in tables.items()}
     if found:
         tables = {
             split: table.select(np.array([i for i in range(len(table)) if i not in scans[split].bad], dtype=np.int64))

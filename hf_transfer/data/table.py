@@ -22,6 +22,7 @@ class ImageTable:
         rows: int64 [n], the rows of `images` that belong to this table.
         labels: int64 [n], index into the class names.
         sample_ids: text [n], unique: a path relative to the source's root, or `split/row`.
+        digests: bytes "S16" [n], BLAKE2b-128 of each image's encoded bytes; None before the images have been read.
     """
 
     images: datasets.Dataset
@@ -29,13 +30,15 @@ class ImageTable:
     rows: np.ndarray
     labels: np.ndarray
     sample_ids: np.ndarray
+    digests: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def select(self, indices: np.ndarray) -> ImageTable:
         """Return the table of these positions, in their order."""
-        return ImageTable(self.images, self.column, self.rows[indices], self.labels[indices], self.sample_ids[indices])
+        digests = None if self.digests is None else self.digests[indices]
+        return ImageTable(self.images, self.column, self.rows[indices], self.labels[indices], self.sample_ids[indices], digests)
 
     def path(self, index: int) -> str | None:
         """Return the file of one image, or None for an image that is stored inside the data set."""

@@ -63,6 +63,8 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         problems += _problems(error.errors(), raw)
+    if recipe is not None and recipe.early_stopping is not None and recipe.training.get("eval_strategy") == "no":
+        problems.append(Problem("early_stopping", "needs evaluations; found training.eval_strategy 'no'"))
     wrong = [problem.path for problem in problems]
     problems += [problem for problem in check_availability(raw) if not any(_overlap(problem.path, path) for path in wrong)]
     if problems or recipe is None:

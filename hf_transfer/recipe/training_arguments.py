@@ -219,6 +219,15 @@ def _check_together(training: Mapping[str, object]) -> list[Problem]:
                 f"found '{saves}'",
             )
         )
+    metric = training.get("metric_for_best_model") or "accuracy"
+    if training.get("greater_is_better") is (metric == "loss"):
+        grows = "false" if metric == "loss" else "true"
+        problems.append(
+            Problem(
+                "training.greater_is_better",
+                f"expected {grows} for metric_for_best_model '{metric}', found {described(metric == 'loss')}; remove it",
+            )
+        )
     if evaluates == "no" and training.get("lr_scheduler_type") == "reduce_lr_on_plateau":
         problems.append(
             Problem("training.lr_scheduler_type", "reduce_lr_on_plateau needs evaluations; found eval_strategy 'no'")

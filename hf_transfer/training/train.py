@@ -15,7 +15,6 @@ from ..backbones.backbone import Backbone
 from ..data.build import Splits
 from ..data.dataset import Collate, ImageDataset
 from ..data.transforms import build_train_transform
-from ..errors import Problem, RecipeError
 from ..strategies.phases import Phase
 from .arguments import build_arguments
 from .freezing import FreezingCallback
@@ -72,11 +71,9 @@ def build_trainer(
         early_stopping: (patience in evaluations, minimum improvement), or None.
 
     Raises:
-        RecipeError: when transformers refuses the training arguments, or early stopping has no evaluations.
+        RecipeError: when transformers refuses the training arguments.
     """
     arguments = build_arguments(training, checkpoints, seed)
-    if early_stopping is not None and training["eval_strategy"] == "no":
-        raise RecipeError([Problem("early_stopping", "needs evaluations; found training.eval_strategy 'no'")])
     channels_last = backbone.is_convolutional
     preprocessing = backbone.preprocessing
     train_data = ImageDataset(

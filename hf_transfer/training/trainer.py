@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import TrainingArguments as Arguments
 from ..data.dataset import ImageDataset
 from ..errors import UserError
 from ..metrics import quick_metrics
+from .depthwise import Float32DepthwiseBackward
 from .optimizer import parameter_groups
 
 
@@ -55,6 +57,12 @@ class TransferTrainer(Trainer):
             return super().create_optimizer(model)  # optimizers that choose their parameters themselves (GaLore, LOMO ...)
         self.optimizer = optimizer_class(parameter_groups(model, self.groups, args.weight_decay, decay_all=False), **options)
         return self.optimizer
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Take the Trainer's step; in bf16 on a CPU with the faster backward of depthwise convolutions."""
+        faster = self.args.bf16 and self.args.device.type == "cpu" and not self.args.torch_compile
+        with Float32DepthwiseBackward() if faster else contextlib.nullcontext():
+            return super().training_step(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: transformers' estimate counts tokens, which images do not have."""

@@ -423,3 +423,12 @@ def test_load_recipe__imports_neither_torch_nor_transformers():
         [sys.executable, "-c", code, str(ROOT / "recipes" / "quickstart.json")], capture_output=True, text=True, check=False
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_parse_recipe__early_stopping_needs_evaluations():
+    raw = {**MINIMAL, "early_stopping": {"patience": 1}, "training": {"eval_strategy": "no"}}
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(raw)
+    assert str(caught.value) == (
+        "Found 1 problem in the recipe:\n  - early_stopping: needs evaluations; found training.eval_strategy 'no'"
+    )

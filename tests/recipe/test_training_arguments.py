@@ -168,6 +168,14 @@ def test_check_training__permits_what_is_right():
             {"eval_strategy": "no", "lr_scheduler_type": "reduce_lr_on_plateau"},
             "training.lr_scheduler_type: reduce_lr_on_plateau needs evaluations; found eval_strategy 'no'",
         ),
+        (
+            {"greater_is_better": False},
+            "training.greater_is_better: expected true for metric_for_best_model 'accuracy', found false; remove it",
+        ),
+        (
+            {"metric_for_best_model": "loss", "greater_is_better": True},
+            "training.greater_is_better: expected false for metric_for_best_model 'loss', found true; remove it",
+        ),
     ],
 )
 def test_check_training__values_that_do_not_go_together(training, message):

@@ -1,4 +1,7 @@
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -28,7 +31,7 @@ def test_loader_workers__on_a_gpu(monkeypatch, processors, local, workers):
     assert hardware.loader_workers(use_cpu=False) == workers
 
 
-@pytest.mark.parametrize(("processors", "workers"), [(1, 0), (2, 1), (64, 1)])
+@pytest.mark.parametrize(("processors", "workers"), [(1, 0), (2, 0), (8, 1), (64, 4)])
 def test_loader_workers__on_a_cpu(monkeypatch, processors, workers):
     monkeypatch.setattr(hardware, "_processors", lambda: processors)
     assert hardware.loader_workers(use_cpu=True) == workers
@@ -53,6 +56,32 @@ def test_use_all_processors__only_where_the_launcher_took_them(monkeypatch, envi
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     hardware.use_all_processors()
     assert chosen == ([] if threads is None else [threads])
+
+
+PAGE_FAULTS = """
+import resource, sys, torch
+from hf_transfer.training.hardware import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+network = torch.nn.Sequential(*[torch.nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)])
+images = torch.ones(32, 8, 224, 224)
+with torch.inference_mode():
+    for _ in range(3):
+        network(images)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        network(images)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide for themselves")
+def test_keep_freed_memory__freed_blocks_are_used_again():
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", PAGE_FAULTS, how], capture_output=True, check=True).stdout)
+        for how in ("keep", "return")
+    }
+    assert faults["keep"] * 10 < faults["return"]
 
 
 def test_device_name__of_the_cpu():

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from hf_transfer.errors import RecipeError
 from hf_transfer.training.train import train
 
 
@@ -40,14 +39,6 @@ def test_train__early_stopping_ends_it(build):
     _, trainer, freezing, _ = build(early_stopping=(1, 0.0), learning_rate=1e-12, num_train_epochs=20)
     train(trainer, freezing)
     assert trainer.state.epoch == 2.0  # nothing improves
-
-
-def test_build_trainer__early_stopping_needs_evaluations(build):
-    with pytest.raises(RecipeError) as caught:
-        build(early_stopping=(1, 0.0), eval_strategy="no")
-    assert str(caught.value) == (
-        "Found 1 problem in the recipe:\n  - early_stopping: needs evaluations; found training.eval_strategy 'no'"
-    )
 
 
 @pytest.mark.parametrize("wanted", [True, False])
