@@ -21,6 +21,8 @@ _CONTENTS = (
     "recipe.json",
     "environment.json",
     "history.csv",
+    "probe.json",
+    "label_quality.json",
     "predictions",
     "model",
     "plots",
@@ -52,12 +54,15 @@ class RunDirectory:
         self.environment = root / "environment.json"
         self.metrics = root / "metrics.json"
         self.history = root / "history.csv"
+        self.probe = root / "probe.json"
+        self.label_quality = root / "label_quality.json"
         self.predictions = root / "predictions"
         self.model = root / "model"
         self.card = root / "README.md"
         self.plots = root / "plots"
         self.tensorboard = root / "tensorboard"
         self.checkpoints = root / "checkpoints"
+        self.phase0 = self.checkpoints / "phase0"
 
     @property
     def is_finished(self) -> bool:

@@ -1,7 +1,12 @@
 """Tests run offline: the Hub's client says so at once instead of trying for half a minute."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # features of test runs go into a folder of their own, gone when the tests end
+    _cache = tempfile.TemporaryDirectory(prefix="hf_transfer-tests-")
+    os.environ["HF_TRANSFER_CACHE"] = _cache.name

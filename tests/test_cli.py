@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -62,3 +63,50 @@ def test_run_main__resume_and_overwrite_exclude_each_other(capsys):
     with pytest.raises(SystemExit) as stop:
         run_main(["r.json", "--resume", "--overwrite"])
     assert stop.value.code == 2
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """Two spaces in a cache of their own; return their keys."""
+    import numpy as np
+    import torch
+
+    from hf_transfer.features.space import FeatureSpace
+    from hf_transfer.features.store import FeatureStore
+
+    monkeypatch.setenv("HF_TRANSFER_CACHE", str(tmp_path))
+    keys = []
+    for name in ("timm:a", "timm:b"):
+        space = FeatureSpace(name, {"dtype": "float32", "weights": name})
+        FeatureStore().folder(space).write(np.array([b"0123456789abcdef"], dtype="S16"), torch.ones(1, 4))
+        keys.append(space.key)
+    return keys
+
+
+def test_features__list_and_clear(stored, capsys, tmp_path):
+    assert main(["features", "list"]) == 0
+    out = capsys.readouterr().out
+    assert all(key[:12] in out for key in stored)
+    assert "timm:a  float32           1 features" in out
+    assert main(["features", "clear", stored[0][:8]]) == 0
+    assert capsys.readouterr().out == f"removed 1 of 2 from {tmp_path / 'features'}\n"
+    assert main(["features", "list", "--json"]) == 0
+    assert [space["key"] for space in json.loads(capsys.readouterr().out)] == [stored[1]]
+    assert main(["features", "clear", "--all"]) == 0
+    assert not list((tmp_path / "features").iterdir())
+
+
+@pytest.mark.parametrize("words", [[], ["--all", "x"]])
+def test_features__clear_wants_keys_or_all(stored, capsys, words):
+    assert main(["features", "clear", *words]) == 2
+    expected = "error: features clear: expected keys ('hf-transfer features list' shows them), or --all\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_features__clear_an_unknown_key(stored, capsys):
+    assert main(["features", "clear", stored[0], "nothing"]) == 2
+    assert capsys.readouterr().err == (
+        "error: features clear: expected the beginning of exactly one key each; nothing was removed: 'nothing' (found 0)\n"
+    )
+    assert main(["features", "list"]) == 0
+    assert stored[0][:12] in capsys.readouterr().out

@@ -51,29 +51,42 @@ def evaluate_splits(
     alignment = align_labels(splits.class_names, model_class_names(backbone.model.config), label_map)
     results = {}
     for split in wanted:
-        table = splits.tables[split]
         logits = predict_logits(
             backbone.model,
             backbone.preprocessing,
-            table,
+            splits.tables[split],
             device=device,
             batch_size=batch_size,
             workers=workers,
             channels_last=backbone.is_convolutional,
             description=f"evaluate {split}",
         )
-        scores = alignment.apply(logits)
-        skipped = len(splits.skipped.get(split, ()))
-        if alignment.exact:
-            metrics = classification_metrics(scores, table.labels, splits.class_names, skipped=skipped)
-            predicted, kept = predicted_classes(scores), scores
-        else:
-            metrics = classification_metrics_from_probabilities(scores, table.labels, splits.class_names, skipped=skipped)
+        metrics = score_split(
+            split, alignment.apply(logits), splits, predictions if write else None, probabilities=not alignment.exact
+        )
+        if not alignment.exact:
             metrics["unmapped_classes"] = alignment.unmapped
-            with np.errstate(divide="ignore"):
-                kept = np.log(scores)
-            predicted = predicted_classes(kept)
         results[split] = metrics
-        if write and split != "train":
-            Predictions.of(table, kept, predicted, splits.class_names).write(predictions / f"{split}.parquet")
     return results
+
+
+def score_split(
+    split: str, scores: np.ndarray, splits: Splits, predictions: Path | None, *, probabilities: bool = False
+) -> dict[str, Any]:
+    """Return the metrics of one split, and write its predictions unless it is the training split.
+
+    Args:
+        split: its name.
+        scores: float32 [n, C] in the data set's order of classes.
+        splits: the images.
+        predictions: folder of the predictions files; None to write none.
+        probabilities: whether the scores are probabilities, whose logarithms are then kept, instead of logits.
+    """
+    table = splits.tables[split]
+    measure = classification_metrics_from_probabilities if probabilities else classification_metrics
+    metrics = measure(scores, table.labels, splits.class_names, skipped=len(splits.skipped.get(split, ())))
+    with np.errstate(divide="ignore"):
+        kept = np.log(scores) if probabilities else scores
+    if predictions is not None and split != "train":
+        Predictions.of(table, kept, predicted_classes(kept), splits.class_names).write(predictions / f"{split}.parquet")
+    return metrics

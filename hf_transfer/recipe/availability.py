@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import Problem
 
-AVAILABLE_STRATEGIES = ("full", "linear_probe")
+AVAILABLE_STRATEGIES = ("full", "linear_probe", "knn", "two_phase")
 AVAILABLE_PRESETS = ("none", "basic")
 
 # Each key with what of its values waits for a later version (None is never among them), and what to do meanwhile.
@@ -20,8 +20,6 @@ _LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("augment.mixup", lambda v: v != 0, "use 0.0"),
     ("augment.cutmix", lambda v: v != 0, "use 0.0"),
     ("features.pooling", lambda v: v != "default", "use 'default'"),
-    ("features.views", lambda v: v != 1, "use 1"),
-    ("features.compile", lambda v: v != "auto", "use 'auto'"),
     (
         "model.backbone",
         lambda v: isinstance(v, str) and v.startswith("scratch:"),

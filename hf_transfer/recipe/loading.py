@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 from ..errors import Problem, RecipeError, nearest
 from .availability import check_availability
 from .schema import Recipe
-from .training_arguments import check_training, described
+from .training_arguments import FEATURE_FIELDS, check_training, described
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -63,13 +63,52 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         problems += _problems(error.errors(), raw)
-    if recipe is not None and recipe.early_stopping is not None and recipe.training.get("eval_strategy") == "no":
-        problems.append(Problem("early_stopping", "needs evaluations; found training.eval_strategy 'no'"))
+    if recipe is not None:
+        problems += _check_across(recipe)
     wrong = [problem.path for problem in problems]
     problems += [problem for problem in check_availability(raw) if not any(_overlap(problem.path, path) for path in wrong)]
     if problems or recipe is None:
         raise RecipeError(problems, source)
     return recipe
+
+
+def _check_across(recipe: Recipe) -> list[Problem]:
+    """Return what does not go together in different sections."""
+    problems = []
+    strategy, preset = recipe.strategy.name, recipe.augment.preset
+    if recipe.early_stopping is not None and recipe.training.get("eval_strategy") == "no":
+        problems.append(Problem("early_stopping", "needs evaluations; found training.eval_strategy 'no'"))
+    if recipe.features.views > 1 and (strategy != "linear_probe" or preset == "none"):
+        problems.append(
+            Problem(
+                "features.views",
+                "expected 1, except for strategy 'linear_probe' with an augment.preset; "
+                f"found {recipe.features.views} with '{strategy}' and '{preset}'",
+            )
+        )
+    if recipe.features.label_quality and strategy not in ("linear_probe", "knn"):
+        problems.append(
+            Problem("features.label_quality", f"expected false except for 'linear_probe' and 'knn'; found '{strategy}'")
+        )
+    if strategy == "knn":
+        problems += [
+            Problem(f"training.{name}", "strategy 'knn' trains nothing; remove it")
+            for name in recipe.training
+            if name not in FEATURE_FIELDS
+        ]
+        if preset != "none":
+            problems.append(Problem("augment.preset", f"expected 'none' for strategy 'knn'; found '{preset}'"))
+        if recipe.early_stopping is not None:
+            problems.append(Problem("early_stopping", "strategy 'knn' trains nothing; remove it"))
+        if recipe.model.head.hidden:
+            problems.append(Problem("model.head.hidden", "strategy 'knn' has no head; remove it"))
+    if strategy in ("knn", "two_phase") and not recipe.features.cache:
+        problems.append(Problem("features.cache", f"expected true for strategy '{strategy}'; found false"))
+    if strategy == "two_phase" and recipe.model.head.hidden:
+        problems.append(
+            Problem("model.head.hidden", "strategy 'two_phase' fits a linear head on features; remove it, or use 'full'")
+        )
+    return problems
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Problem]:

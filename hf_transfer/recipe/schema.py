@@ -139,7 +139,9 @@ class Strategy(Section):
 class Augment(Section):
     """What training images go through; evaluation images never do."""
 
-    preset: AugmentPreset = Field("basic", description="The augmentation preset.")
+    preset: AugmentPreset = Field(
+        "basic", description="The augmentation preset; where nothing is said, linear_probe and knn have none."
+    )
     mixup: float = Field(0.0, ge=0.0, description="Beta parameter of mixup; 0 is off.")
     cutmix: float = Field(0.0, ge=0.0, description="Beta parameter of CutMix; 0 is off.")
 
@@ -149,8 +151,13 @@ class Features(Section):
 
     cache: bool = Field(True, description="Compute the features of a frozen backbone once.")
     pooling: str = Field("default", description="How features are pooled; the checkpoint's own way by default.")
-    views: Count = Field(1, description="Augmented views cached for each training image.")
+    views: Count = Field(
+        1, description="With an augmentation, cache this many views of each training image; 1 augments anew in each epoch."
+    )
     compile: Literal["auto", "always", "never"] = Field("auto", description="When the forward pass is compiled.")
+    label_quality: bool = Field(
+        False, description="Report likely wrong labels and near-duplicates across splits (extra labels: cleanlab)."
+    )
 
 
 class Loss(Section):
@@ -249,6 +256,17 @@ class Recipe(Section):
     def _version_is_whole(cls, value: object) -> object:
         if type(value) is not int:  # true and 1.0 equal 1, but are not it
             raise PydanticCustomError("int_type", "expected a whole number")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _features_are_not_augmented(cls, value: object) -> object:
+        """What only reads features needs no augmentation, unless it is asked for: each image is seen once."""
+        if isinstance(value, dict):
+            strategy, augment = value.get("strategy"), value.get("augment", {})
+            name = strategy.get("name") if isinstance(strategy, dict) else strategy
+            if name in ("linear_probe", "knn") and isinstance(augment, dict):
+                return {**value, "augment": {"preset": "none", **augment}}
         return value
 
     @model_validator(mode="before")

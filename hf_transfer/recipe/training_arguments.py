@@ -41,6 +41,23 @@ RESERVED: Mapping[str, str] = {
     "dataloader_persistent_workers": "augmentation follows the epoch only in fresh workers; remove it",
 }
 
+# What heads on cached features honour; any other field needs the Trainer.
+FEATURE_FIELDS = frozenset(
+    (
+        "num_train_epochs",
+        "learning_rate",
+        "weight_decay",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "metric_for_best_model",
+        "greater_is_better",
+        "bf16",
+        "fp16",
+        "use_cpu",
+        "dataloader_num_workers",
+        "disable_tqdm",
+    )
+)
 # transformers' optimisers and, beside them, ours.
 EXTRA_OPTIMIZERS = ("adam",)
 SELECTION_METRICS = ("accuracy", "macro_f1", "loss")

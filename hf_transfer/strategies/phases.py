@@ -30,9 +30,10 @@ class Phase:
 def build_phases(section: Strategy, groups: Sequence[LayerGroup]) -> list[Phase]:
     """Return the phases of a strategy for a model with these groups (stem ... head).
 
-    `full` trains everything, `linear_probe` the head alone.
+    `full` trains everything, `linear_probe` the head alone. `two_phase` trains everything, too: its first phase, the head on
+    frozen features, is fitted before the Trainer starts (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
     """
-    if section.name == "full":
+    if section.name in ("full", "two_phase"):
         return [Phase("full", tuple(group.name for group in groups))]
     if section.name == "linear_probe":
         return [Phase("linear_probe", ("head",))]

@@ -57,6 +57,22 @@ def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
+def feature_defaults(training: dict[str, Any]) -> dict[str, Any]:
+    """Return the `training` section of a run on cached features with this machine's defaults filled in; no Trainer runs."""
+    chosen = dict(training)
+    use_cpu = computes_on_cpu(chosen)
+    if not chosen.get("fp16"):
+        chosen.setdefault("bf16", bf16_pays(use_cpu))
+    chosen.setdefault("dataloader_num_workers", loader_workers(use_cpu))
+    chosen["metric_for_best_model"] = chosen.get("metric_for_best_model") or "accuracy"
+    return chosen
+
+
+def autocast_dtype(training: dict[str, Any]) -> torch.dtype | None:
+    """Return the dtype of autocast that a resolved `training` section asks for, None for float32."""
+    return torch.bfloat16 if training.get("bf16") else torch.float16 if training.get("fp16") else None
+
+
 def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> TrainingArguments:
     """Return the `TrainingArguments` of a run.
 

@@ -9,7 +9,7 @@ from hf_transfer.recipe.json_schema import json_schema
 from hf_transfer.recipe.schema import Recipe
 
 MINIMAL = {"output_dir": "runs/x", "data": {"source": "package:digits"}, "model": {"backbone": "timm:resnet18"}}
-STRATEGIES = "use one of full, linear_probe"
+STRATEGIES = "use one of full, linear_probe, knn, two_phase"
 
 
 def problems_of(overrides):
@@ -23,7 +23,7 @@ def problems_of(overrides):
     [
         ("data.group_column=patient", "leave it out"),
         ("data.task=multi_label", "use 'single_label'"),
-        *((f"strategy.name={name}", STRATEGIES) for name in ("knn", "partial", "two_phase", "gradual", "discriminative")),
+        *((f"strategy.name={name}", STRATEGIES) for name in ("partial", "gradual", "discriminative")),
         *((f"strategy.name={name}", STRATEGIES) for name in ("complete", "norm_only", "lora", "quantized_probe")),
         ("strategy.layer_decay=0.75", "leave it out"),
         ("strategy.layer_decay=0.0", "leave it out"),
@@ -32,8 +32,6 @@ def problems_of(overrides):
         ("augment.mixup=0.2", "use 0.0"),
         ("augment.cutmix=1", "use 0.0"),
         ("features.pooling=mean", "use 'default'"),
-        ("features.views=2", "use 1"),
-        ("features.compile=always", "use 'auto'"),
         ("model.backbone=scratch:lenet", "use a Hub id, timm:, torchvision: or package:"),
         ("loss.name=focal", "use 'cross_entropy'"),
         ("loss.class_weights=balanced", "leave it out"),

@@ -52,7 +52,7 @@ FULL = {
     },
     "strategy": {"name": "linear_probe", "layer_decay": None},
     "augment": {"preset": "none", "mixup": 0.0, "cutmix": 0.0},
-    "features": {"cache": False, "pooling": "default", "views": 1, "compile": "auto"},
+    "features": {"cache": False, "pooling": "default", "views": 1, "compile": "auto", "label_quality": False},
     "training": {"num_train_epochs": 6, "learning_rate": 5e-5, "per_device_train_batch_size": 64, "optim": "adam"},
     "loss": {"name": "cross_entropy", "class_weights": None},
     "ema": None,
@@ -432,3 +432,48 @@ def test_parse_recipe__early_stopping_needs_evaluations():
     assert str(caught.value) == (
         "Found 1 problem in the recipe:\n  - early_stopping: needs evaluations; found training.eval_strategy 'no'"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"features": {"views": 3}},
+            "features.views: expected 1, except for strategy 'linear_probe' with an augment.preset; "
+            "found 3 with 'full' and 'basic'",
+        ),
+        (
+            {"strategy": "linear_probe", "features": {"views": 3}},
+            "features.views: expected 1, except for strategy 'linear_probe' with an augment.preset; "
+            "found 3 with 'linear_probe' and 'none'",
+        ),
+        (
+            {"features": {"label_quality": True}},
+            "features.label_quality: expected false except for 'linear_probe' and 'knn'; found 'full'",
+        ),
+        (
+            {"strategy": "knn", "augment": {"preset": "basic"}},
+            "augment.preset: expected 'none' for strategy 'knn'; found 'basic'",
+        ),
+        ({"strategy": "knn", "early_stopping": {"patience": 1}}, "early_stopping: strategy 'knn' trains nothing; remove it"),
+        ({"strategy": "knn", "training": {"optim": "sgd"}}, "training.optim: strategy 'knn' trains nothing; remove it"),
+        ({"strategy": "knn", "features": {"cache": False}}, "features.cache: expected true for strategy 'knn'; found false"),
+        (
+            {"strategy": "two_phase", "features": {"cache": False}},
+            "features.cache: expected true for strategy 'two_phase'; found false",
+        ),
+    ],
+)
+def test_parse_recipe__what_does_not_go_together(changes, problem):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe({**MINIMAL, **changes})
+    assert [str(found) for found in caught.value.problems] == [problem]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "preset"), [("linear_probe", "none"), ("knn", "none"), ("full", "basic"), ("two_phase", "basic")]
+)
+def test_parse_recipe__features_are_not_augmented_unless_asked(strategy, preset):
+    assert parse_recipe({**MINIMAL, "strategy": strategy}).augment.preset == preset
+    if strategy != "knn":
+        assert parse_recipe({**MINIMAL, "strategy": strategy, "augment": {"preset": "basic"}}).augment.preset == "basic"

@@ -1,0 +1,1 @@
+"""The fast path of everything frozen: features extracted once and kept, then heads fitted in seconds."""

@@ -1,0 +1,247 @@
+"""Images through a frozen backbone, each once: what enters its head, kept in the store."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from ..data.dataset import Collate, ImageDataset
+from ..errors import BackboneError
+from .store import FeatureFolder
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
+    from ..data.table import ImageTable
+
+SHARD_ROWS = 256
+_CPU_BATCH, _GPU_BATCH = 32, 128
+# Compiling takes up to a minute, and where it saves anything, about a quarter of the forward pass.
+_COMPILE_SECONDS, _COMPILE_SAVES, _NEVER_COMPILE_BELOW = 60.0, 0.25, 1000
+
+
+def probe_layers(backbone: Backbone) -> list[str]:
+    """Return the paths of the linear layers that a probe replaces: each head's only one, where the head ends in it.
+
+    Raises:
+        BackboneError: when a head is more than linear, so that no single feature vector decides.
+    """
+    paths = []
+    for head in backbone.heads:
+        module = backbone.model.get_submodule(head)
+        linears = [name for name, layer in module.named_modules(prefix=head) if isinstance(layer, nn.Linear)]
+        leaves = [name for name, layer in module.named_modules(prefix=head) if not any(layer.children())]
+        if linears != leaves[-1:]:
+            raise BackboneError(
+                f"features.cache: expected a head with one linear layer at its end, found {type(module).__name__} with "
+                f"{len(linears)} at {head}; set features.cache to false"
+            )
+        paths += linears
+    return paths
+
+
+class FeatureModel(nn.Module):
+    """A backbone up to its head: float32 images [n, 3, height, width] to features [n, d].
+
+    The features are what enters the head's linear layer in eval mode; of a model with several heads, which averages their
+    logits, what enters each, side by side.
+
+    Args:
+        backbone: its model is put in eval mode; a hook stays on each head until `close`.
+        autocast: dtype of autocast, None for float32.
+    """
+
+    def __init__(self, backbone: Backbone, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.model = backbone.model.eval()
+        self.autocast = autocast
+        self._entered: list[torch.Tensor] = []
+        self._hooks = [self.model.get_submodule(head).register_forward_pre_hook(self._see) for head in probe_layers(backbone)]
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the features of a batch, in the dtype the network computes them in."""
+        self._entered = []
+        with torch.autocast(pixels.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            self.model(pixel_values=pixels)
+        return torch.cat(self._entered, dim=-1) if len(self._entered) > 1 else self._entered[0]
+
+    def close(self) -> None:
+        """Take the hooks off the model again."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _see(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._entered.append(inputs[0])
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """How features are computed.
+
+    Args:
+        backbone: the network.
+        device: where.
+        autocast: dtype of autocast, None for float32.
+        compiled: whether the forward pass is compiled.
+        workers: loader processes; 0 where the CPU computes, since they would take its time (see `loader_workers`).
+    """
+
+    backbone: Backbone
+    device: torch.device
+    autocast: torch.dtype | None
+    compiled: bool
+    workers: int
+
+    @property
+    def batch_size(self) -> int:
+        """Images at a time; every batch is full, so that each image meets the same arithmetic."""
+        return _CPU_BATCH if self.device.type == "cpu" else _GPU_BATCH
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+        """Yield the forward pass: a batch on the CPU to features on the CPU."""
+        module = FeatureModel(self.backbone, self.autocast)
+        module.to(self.device)
+        if self.backbone.is_convolutional:
+            module.to(memory_format=torch.channels_last)
+        forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(module, dynamic=False) if self.compiled else module
+
+        def compute(pixels: torch.Tensor) -> torch.Tensor:
+            with torch.inference_mode():
+                return forward(pixels.to(self.device, non_blocking=True)).cpu()
+
+        try:
+            yield compute
+        finally:
+            module.close()
+
+
+def compiling_pays(extractor: Extractor, table: ImageTable, count: int) -> bool:
+    """Return whether compiling the forward pass pays for itself on this many images; every process gets the same answer.
+
+    The eager pass is timed first. Only where a quarter of the whole time is more than the minute that compiling takes is the
+    pass compiled and timed as well: the faster one is used.
+
+    Args:
+        extractor: not compiled.
+        table: where the images of the trial come from.
+        count: images of all processes together.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    answer = [False]
+    if count > _NEVER_COMPILE_BELOW:
+        indices = np.arange(extractor.batch_size) % len(table)
+        pixels = next(_batches(extractor, ImageDataset(table, extractor.backbone.preprocessing), indices))[0]
+        eager = _seconds(extractor, pixels)
+        if count * eager / len(pixels) * _COMPILE_SAVES > _COMPILE_SECONDS:
+            answer = [_seconds(replace(extractor, compiled=True), pixels) < eager]
+    broadcast_object_list(answer)
+    return answer[0]
+
+
+def _seconds(extractor: Extractor, pixels: torch.Tensor) -> float:
+    """Return the seconds of one batch, the better of three after a warm-up."""
+    with extractor.ready() as compute:
+        compute(pixels)
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            compute(pixels)
+            took.append(time.perf_counter() - began)
+    return min(took)
+
+
+def view_ids(table: ImageTable, view: int | None) -> np.ndarray:
+    """Return "S16" [n], what the store calls the images of a table: of their bytes, and of the sample where a view is random.
+
+    Args:
+        table: images whose digests are known.
+        view: number of the augmented view, which is keyed by sample and view; None for the evaluation transform.
+    """
+    if table.digests is None:
+        raise ValueError("the images of this table have not been hashed")
+    if view is None:
+        return table.digests
+    pairs = zip(table.digests.tolist(), table.sample_ids, strict=True)
+    keyed = [hashlib.blake2b(b"%b\0%d\0%b" % (d, view, str(s).encode()), digest_size=16).digest() for d, s in pairs]
+    return np.array(keyed, dtype="S16")
+
+
+def extract(
+    extractor: Extractor, folder: FeatureFolder, data: ImageDataset, ids: np.ndarray, *, description: str = ""
+) -> tuple[torch.Tensor | None, int]:
+    """Return the features [n, d] of a data set, on the main process only, and how many had to be computed.
+
+    The images that are missing in the store are shared among the processes in contiguous parts. What is computed is written
+    every 256 images, so that memory does not grow with their number and an interruption costs little.
+
+    Args:
+        extractor: how to compute.
+        folder: where features of this kind are kept.
+        data: images and transform.
+        ids: "S16" [n], what the store calls each image.
+        description: what the progress bar says.
+
+    Raises:
+        DataError: naming an image that cannot be read.
+        UserError: when the store cannot be written.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state = PartialState()
+    with folder.locked() if state.is_main_process else contextlib.nullcontext():
+        found = [folder.missing(ids) if state.is_main_process else np.empty(0, dtype=np.int64)]
+        broadcast_object_list(found)
+        missing = found[0]
+        if len(missing):
+            bounds = np.linspace(0, len(missing), state.num_processes + 1).astype(int)
+            own = missing[bounds[state.process_index] : bounds[state.process_index + 1]]
+            if len(own):
+                _compute(extractor, folder, data, ids, own, description if state.is_main_process else None)
+            state.wait_for_everyone()
+        return folder.read(ids) if state.is_main_process else None, len(missing)
+
+
+def _compute(
+    extractor: Extractor, folder: FeatureFolder, data: ImageDataset, ids: np.ndarray, own: np.ndarray, description: str | None
+) -> None:
+    from tqdm.auto import tqdm
+
+    kept: list[torch.Tensor] = []
+    first = 0  # position in `own` of the first row that is not written yet
+    with (
+        extractor.ready() as compute,
+        tqdm(total=len(own), desc=description, unit="image", leave=False, disable=True if description is None else None) as bar,
+    ):
+        for pixels, count in _batches(extractor, data, own):
+            kept.append(compute(pixels)[:count])
+            bar.update(count)
+            rows = sum(len(part) for part in kept)
+            if rows >= SHARD_ROWS or first + rows == len(own):
+                folder.write(ids[own[first : first + rows]], torch.cat(kept))
+                first, kept = first + rows, []
+
+
+def _batches(extractor: Extractor, data: ImageDataset, indices: np.ndarray) -> Iterator[tuple[torch.Tensor, int]]:
+    """Yield full batches of pixels, and how many of their images count; the last is filled up with its last image."""
+    size = extractor.batch_size
+    filled = np.concatenate([indices, np.repeat(indices[-1:], -len(indices) % size)])
+    loader = DataLoader(
+        Subset(data, filled.tolist()),
+        size,
+        num_workers=extractor.workers,
+        collate_fn=Collate(extractor.backbone.is_convolutional),
+        pin_memory=extractor.device.type == "cuda",
+    )
+    for number, batch in enumerate(loader):
+        yield batch["pixel_values"], min(size, len(indices) - number * size)

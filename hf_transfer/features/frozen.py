@@ -1,0 +1,216 @@
+"""Everything that a run with a frozen backbone needs of it: the features of its splits, from the store or computed now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..data.dataset import ImageDataset
+from ..data.transforms import build_train_transform
+from .extraction import Extractor, compiling_pays, extract, probe_layers, view_ids
+from .space import FeatureSpace, feature_space, weights_digest
+from .store import FeatureStore
+
+if TYPE_CHECKING:
+    from ..backbones.backbone import Backbone
+    from ..data.table import ImageTable
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """The features of a run's splits.
+
+    Args:
+        fast: split to features [n, d] in the run's precision; only on the main process.
+        exact: likewise in float32, for the splits whose figures are to be those of the saved model.
+        views: augmented views of the training split; empty where nothing is augmented.
+        weights: digest of the frozen weights.
+        computed: how many features were not in the store.
+        total: how many were asked for.
+        seconds: of all that.
+        compiled: whether the forward pass was compiled.
+        spaces: keys of the spaces in the store.
+    """
+
+    fast: dict[str, torch.Tensor]
+    exact: dict[str, torch.Tensor]
+    views: list[torch.Tensor]
+    weights: str
+    computed: int
+    total: int
+    seconds: float
+    compiled: bool
+    spaces: list[str]
+
+
+def extract_splits(
+    backbone: Backbone,
+    tables: Mapping[str, ImageTable],
+    *,
+    exact: Sequence[str] = (),
+    device: torch.device,
+    autocast: torch.dtype | None,
+    compile_mode: str = "auto",
+    workers: int = 0,
+    augment_preset: str = "none",
+    views: int = 1,
+    seed: int = 0,
+    store: FeatureStore | None = None,
+) -> FrozenFeatures:
+    """Return the features of some splits; what the store lacks is computed by all processes together.
+
+    Args:
+        backbone: the frozen network; its head is not part of the features.
+        tables: split to images; with an augmentation, "train" is also seen in `views` augmented views.
+        exact: splits whose features are computed in float32 without compilation.
+        device: where to compute.
+        autocast: precision of the others, None for float32.
+        compile_mode: "auto", "always" or "never".
+        workers: loader processes.
+        augment_preset: of the views; "none" for no views.
+        views: how many augmented views of the training split.
+        seed: of the augmentation, keyed by sample and view.
+        store: where features are kept; the user's by default.
+
+    Raises:
+        BackboneError: when a head is more than linear; see `probe_layers`.
+    """
+    began = time.perf_counter()
+    store = FeatureStore() if store is None else store
+    weights = weights_digest(backbone.model, probe_layers(backbone))
+    plain = Extractor(backbone, device, None, False, workers)
+    eager = replace(plain, autocast=autocast)
+
+    def space(extractor: Extractor, view: dict | None = None) -> FeatureSpace:
+        return feature_space(
+            backbone,
+            weights=weights,
+            device=device,
+            dtype=extractor.autocast or torch.float32,
+            compiled=extractor.compiled,
+            view=view,
+        )
+
+    fast = replace(eager, compiled=_compiles(compile_mode, eager, space, store, tables, exact, views))
+    evaluated = backbone.preprocessing
+    computed = total = 0
+    found: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
+    spaces = []
+    for split, table in tables.items():
+        extractor = plain if split in exact else fast
+        folder = store.folder(place := space(extractor))
+        features, count = extract(
+            extractor, folder, ImageDataset(table, evaluated), view_ids(table, None), description=f"features of {split}"
+        )
+        computed, total = computed + count, total + len(table)
+        spaces.append(place.key)
+        if features is not None:
+            found[split in exact][split] = features
+    augmented = []
+    if augment_preset != "none":
+        transform = build_train_transform(augment_preset, evaluated)
+        folder = store.folder(place := space(fast, {"preset": augment_preset, "seed": seed}))
+        spaces.append(place.key)
+        for view in range(views):
+            data = ImageDataset(tables["train"], transform, seed=seed)
+            data.epoch = view
+            ids = view_ids(tables["train"], view)
+            features, count = extract(fast, folder, data, ids, description=f"view {view + 1} of {views}")
+            computed, total = computed + count, total + len(data)
+            if features is not None:
+                augmented.append(features)
+    return FrozenFeatures(
+        fast=found[False],
+        exact=found[True],
+        views=augmented,
+        weights=weights,
+        computed=computed,
+        total=total,
+        seconds=time.perf_counter() - began,
+        compiled=fast.compiled,
+        spaces=sorted(set(spaces)),
+    )
+
+
+def _compiles(mode: str, eager: Extractor, space, store, tables, exact, views) -> bool:  # type: ignore[no-untyped-def]
+    """Return whether the forward pass is to be compiled; where either kind of features is there already, it is used."""
+    if mode != "auto":
+        return mode == "always"
+    wanted = [table for split, table in tables.items() if split not in exact]
+    compiled = replace(eager, compiled=True)
+    missing = {}
+    for extractor in (eager, compiled):
+        place = space(extractor)
+        there = place in store
+        missing[extractor.compiled] = sum(
+            len(store.folder(place).missing(view_ids(table, None))) if there else len(table) for table in wanted
+        )
+    if missing[True] != missing[False]:
+        return missing[True] < missing[False]
+    count = missing[False] * (1 if views == 1 else views + 1)
+    return compiling_pays(eager, wanted[0], count) if wanted and count else False
+
+
+def set_head(backbone: Backbone, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Put a linear head on features into a model.
+
+    A model with several heads averages their logits, and its features are what enters each, side by side; so each gets its
+    part of the weight, times their number, and the whole bias.
+
+    Args:
+        backbone: changed in place.
+        weight: float32 [C, d].
+        bias: float32 [C].
+    """
+    heads: list[nn.Linear] = [backbone.model.get_submodule(path) for path in probe_layers(backbone)]
+    with torch.no_grad():
+        for head, part in zip(heads, weight.split([head.in_features for head in heads], dim=1), strict=True):
+            head.weight.copy_(part * len(heads))
+            head.bias.copy_(bias)
+
+
+def head_logits(backbone: Backbone, features: torch.Tensor) -> torch.Tensor:
+    """Return the logits, float32 [n, C], that a model's own head or heads give on features [n, d]."""
+    heads: list[nn.Linear] = [backbone.model.get_submodule(path) for path in probe_layers(backbone)]
+    parts = features.float().cpu().split([head.in_features for head in heads], dim=1)
+    with torch.inference_mode():
+        logits = [
+            nn.functional.linear(part, head.weight.float().cpu(), head.bias.float().cpu())
+            for head, part in zip(heads, parts, strict=True)
+        ]
+    return torch.stack(logits).mean(0)
+
+
+def check_saved(saved: Backbone, weights: str, table: ImageTable, logits: torch.Tensor, *, exact: bool, count: int = 8) -> None:
+    """Stop when a saved model is not the one that the logits of its features speak for.
+
+    Its frozen weights must be those of the features, bit for bit, and the whole model, shown a few images, must give the
+    logits that its head gives on their features.
+
+    Args:
+        saved: loaded from disk, as anyone loads it.
+        weights: digest of the weights that the features were computed with.
+        table: images of one split.
+        logits: float32 [n, C] of the head on the features of that split.
+        exact: whether those features are float32; others agree to the rounding of half precision only.
+        count: how many images.
+
+    Raises:
+        RuntimeError: saying what differs; it is a defect of this package or of a library, not of the recipe.
+    """
+    if weights_digest(saved.model, probe_layers(saved)) != weights:
+        raise RuntimeError("the frozen weights of the saved model are not those that the features were computed with")
+    rows = torch.linspace(0, len(table) - 1, min(count, len(table))).long()
+    data = ImageDataset(table, saved.preprocessing)
+    pixels = torch.stack([data[int(row)]["pixel_values"] for row in rows])
+    with torch.inference_mode():
+        found = saved.model.eval()(pixel_values=pixels).logits.float()
+    expected = logits[rows]
+    difference = float((found - expected).abs().max() / (expected.abs().max() + 1e-6))
+    if not difference < (1e-3 if exact else 0.5):
+        raise RuntimeError(f"the saved model's logits differ from those of its features by {difference:.2g} of their size")

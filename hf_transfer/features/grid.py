@@ -1,0 +1,149 @@
+"""A grid of linear heads trained at once: every learning rate, weight decay and normalisation in one matrix product."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn import functional
+
+from .heads import Candidate, Standardization
+
+LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+WEIGHT_DECAYS = (0.0, 1e-2, 1e-1)
+NORMALIZATIONS = ("none", "standardize")
+
+
+class HeadGrid:
+    """Linear heads for every pair of learning rate and weight decay, trained side by side with AdamW.
+
+    The grid of learning rates follows the linear evaluation of DINOv2 (Oquab et al. 2023, arXiv 2304.07193, appendix B.3); the
+    optimizer is AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a cosine schedule, so that a learning rate means what
+    it means when the head is trained live. The problem is convex: heads start at zero.
+
+    Args:
+        width: d.
+        num_classes: C.
+        pairs: (learning rate, weight decay) of each of the K heads.
+        steps: length of the schedule.
+
+    Attributes:
+        weight: float32 [d, K * C].
+        bias: float32 [K * C].
+    """
+
+    def __init__(self, width: int, num_classes: int, pairs: Sequence[tuple[float, float]], steps: int) -> None:
+        self.num_classes, self.pairs, self.steps = num_classes, list(pairs), steps
+        columns = len(self.pairs) * num_classes
+        self.weight, self.bias = torch.zeros(width, columns), torch.zeros(columns)
+        self._moments = [[torch.zeros_like(tensor) for _ in range(2)] for tensor in (self.weight, self.bias)]
+        self._rates = torch.tensor([rate for rate, _ in self.pairs]).repeat_interleave(num_classes)
+        self._decays = torch.tensor([decay for _, decay in self.pairs]).repeat_interleave(num_classes)
+        self._step = 0
+
+    def logits(self, features: torch.Tensor) -> torch.Tensor:
+        """Return float32 [n, K, C] for float32 [n, d]."""
+        return torch.addmm(self.bias, features, self.weight).unflatten(1, (len(self.pairs), self.num_classes))
+
+    def step(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take one step of every head on a batch and return their losses before it, float32 [K].
+
+        Args:
+            features: float32 [n, d].
+            labels: int64 [n].
+        """
+        logits = self.logits(features)
+        log_probabilities = functional.log_softmax(logits, dim=-1)
+        targets = functional.one_hot(labels, self.num_classes).to(logits.dtype)[:, None, :]
+        # The gradient of the mean cross-entropy with respect to the logits.
+        error = ((log_probabilities.exp() - targets) / len(labels)).flatten(1)
+        self._step += 1
+        rates = self._rates * 0.5 * (1 + math.cos(math.pi * (self._step - 1) / self.steps))
+        self._update(0, self.weight, features.T @ error, rates, self._decays)
+        self._update(1, self.bias, error.sum(0), rates, None)
+        return -(log_probabilities * targets).sum(-1).mean(0)
+
+    def heads(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return the weight [C, d] and bias [C] of each head."""
+        weights = self.weight.T.unflatten(0, (len(self.pairs), self.num_classes))
+        return [(w.clone(), b.clone()) for w, b in zip(weights, self.bias.unflatten(0, weights.shape[:2]), strict=True)]
+
+    def _update(
+        self, number: int, tensor: torch.Tensor, gradient: torch.Tensor, rates: torch.Tensor, decays: torch.Tensor | None
+    ) -> None:
+        first, second = self._moments[number]
+        first.lerp_(gradient, 0.1)
+        second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        if decays is not None:
+            tensor.mul_(1 - rates * decays)
+        denominator = (second / (1 - 0.999**self._step)).sqrt_().add_(1e-8)
+        tensor.sub_(first / denominator * (rates / (1 - 0.9**self._step)))
+
+
+def fit_grid(
+    views: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    validation: torch.Tensor,
+    validation_labels: torch.Tensor,
+    num_classes: int,
+    *,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    weight_decays: Sequence[float] = WEIGHT_DECAYS,
+    normalizations: Sequence[str] = NORMALIZATIONS,
+    epochs: int = 100,
+    batch_size: int = 256,
+    seed: int = 0,
+    curve_points: int = 20,
+) -> list[Candidate]:
+    """Train every combination at once and return them, scored on validation at `curve_points` epochs and at the end.
+
+    Args:
+        views: training features, float [n, d] for each augmented view; epoch e trains on view e modulo their number.
+        labels: int64 [n].
+        validation: float [m, d].
+        validation_labels: int64 [m].
+        num_classes: C.
+        learning_rates: peak learning rates.
+        weight_decays: decoupled weight decays.
+        normalizations: of "none" and "standardize"; statistics come from the training features.
+        epochs: passes over the training features.
+        batch_size: rows of a step.
+        seed: of the order of the rows.
+        curve_points: how many epochs leave a point on the curves.
+    """
+    from .scores import validation_scores
+
+    pairs = list(itertools.product(learning_rates, weight_decays))
+    count, width = views[0].shape
+    steps = epochs * math.ceil(count / batch_size)
+    standardization = Standardization.fit(views[0] if len(views) == 1 else torch.cat([view.float() for view in views]))
+    grids = {name: HeadGrid(width, num_classes, pairs, steps) for name in normalizations}
+    curves: dict[str, list[list[dict[str, float]]]] = {name: [[] for _ in pairs] for name in normalizations}
+    recorded = {round(point * epochs / curve_points) for point in range(1, curve_points + 1)} | {epochs}
+    transforms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"none": torch.Tensor.float, "standardize": standardization}
+    inputs = {name: [transforms[name](view) for view in views] for name in normalizations}
+    held_out = {name: transforms[name](validation) for name in normalizations}
+    for epoch in range(epochs):
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
+        losses = {name: torch.zeros(len(pairs)) for name in normalizations}
+        for rows in order.split(batch_size):
+            for name, grid in grids.items():
+                losses[name] += grid.step(inputs[name][epoch % len(views)][rows], labels[rows]) * (len(rows) / count)
+        if epoch + 1 in recorded:
+            for name, grid in grids.items():
+                for curve, loss, logits in zip(
+                    curves[name], losses[name].tolist(), grid.logits(held_out[name]).unbind(1), strict=True
+                ):
+                    scores = validation_scores(logits, validation_labels)
+                    curve.append({"epoch": float(epoch + 1), "train_loss": loss, **scores})
+    candidates = []
+    for name, grid in grids.items():
+        for (rate, decay), (weight, bias), curve in zip(pairs, grid.heads(), curves[name], strict=True):
+            if name == "standardize":
+                weight, bias = standardization.fold(weight, bias)
+            settings = {"learning_rate": rate, "weight_decay": decay, "normalization": name, "epochs": epochs}
+            scores = {key: value for key, value in curve[-1].items() if key not in ("epoch", "train_loss")}
+            candidates.append(Candidate("adamw", settings, weight, bias, scores, curve))
+    return candidates

@@ -1,0 +1,172 @@
+"""The linear probe on features: a grid of heads and logistic regressions, one of them chosen on validation."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..recipe.training_arguments import FEATURE_FIELDS
+from .grid import LEARNING_RATES, WEIGHT_DECAYS, fit_grid
+from .heads import Candidate
+from .logistic import fit_logistic
+from .scores import choose
+
+# Beyond this many multiplications of one pass, logistic regression takes longer than it is worth; the grid remains.
+_LOGISTIC_LIMIT = 2e10
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe.
+
+    Args:
+        candidates: every head that was fitted.
+        chosen: position of the best on validation.
+        metric: what it was chosen by.
+        seconds: of fitting and choosing.
+    """
+
+    candidates: list[Candidate]
+    chosen: int
+    metric: str
+    seconds: float
+
+    @property
+    def head(self) -> Candidate:
+        """The chosen head."""
+        return self.candidates[self.chosen]
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return every candidate, JSON-ready: method, settings, validation scores (null where it diverged), whether chosen."""
+        return [
+            {
+                "method": candidate.method,
+                **candidate.settings,
+                "validation": {name: score if math.isfinite(score) else None for name, score in candidate.scores.items()},
+                "chosen": number == self.chosen,
+            }
+            for number, candidate in enumerate(self.candidates)
+        ]
+
+    def write_history(self, path: Path, phase: str, train_size: int, batch_size: int) -> None:
+        """Write the chosen head's curve as history.csv; a logistic regression has its last point only."""
+        head = self.head
+        trainable = head.weight.numel() + head.bias.numel()
+        steps = math.ceil(train_size / batch_size)
+        curve = head.curve or [{"epoch": 0.0, **head.scores}]
+        rate = head.settings.get("learning_rate")
+        columns = ["step", "epoch", "phase", "split", "loss", "accuracy", "macro_f1", "learning_rate/head"]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*columns, "trainable_parameters"])
+            writer.writeheader()
+            for point in curve:
+                step = round(point["epoch"]) * steps
+                common = {"step": step, "epoch": point["epoch"], "phase": phase, "trainable_parameters": trainable}
+                if "train_loss" in point and rate is not None:
+                    progress = point["epoch"] / head.settings["epochs"]
+                    now = rate * 0.5 * (1 + math.cos(math.pi * progress))
+                    writer.writerow({**common, "split": "train", "loss": point["train_loss"], "learning_rate/head": now})
+                scores = {name: point[name] for name in ("loss", "accuracy", "macro_f1")}
+                writer.writerow({**common, "split": "validation", **scores})
+
+
+def live_reason(
+    training: Mapping[str, Any], *, cache: bool, augment_preset: str, views: int, hidden_head: bool, early_stopping: bool
+) -> str | None:
+    """Return why a frozen backbone has to see every image in every epoch, or None where its features are enough.
+
+    Args:
+        training: the recipe's own `training` section, without defaults.
+        cache: `features.cache`.
+        augment_preset: `augment.preset`.
+        views: `features.views`.
+        hidden_head: whether the head has hidden layers.
+        early_stopping: whether the recipe asks for it.
+    """
+    if not cache:
+        return "features.cache is false"
+    if augment_preset != "none" and views == 1:
+        return f"augment.preset is '{augment_preset}' (features.views would cache that many views of each image)"
+    if hidden_head:
+        return "model.head.hidden makes the head more than linear"
+    if early_stopping:
+        return "early_stopping watches the Trainer"
+    others = sorted(set(training) - FEATURE_FIELDS)
+    return f"training.{others[0]} is for the Trainer" if others else None
+
+
+def fit_probe(
+    views: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    validation: torch.Tensor,
+    validation_labels: torch.Tensor,
+    num_classes: int,
+    *,
+    training: Mapping[str, Any],
+    seed: int,
+) -> Probe:
+    """Fit every candidate and choose on validation.
+
+    What the recipe's `training` section names is held: a learning rate, a weight decay, a number of epochs or a batch size.
+    What it does not name is searched (learning rate, weight decay, normalisation) or has a default (100 epochs of batches of
+    256).
+
+    Args:
+        views: training features, float [n, d] for each view.
+        labels: int64 [n].
+        validation: float [m, d].
+        validation_labels: int64 [m].
+        num_classes: C.
+        training: the honoured keys of the section.
+        seed: of the order of the rows.
+
+    Raises:
+        UserError: when the features are not finite, or no head has a finite loss.
+    """
+    began = time.perf_counter()
+    if not all(bool(features.isfinite().all()) for features in (*views, validation)):
+        raise UserError(
+            "the features are not finite: the backbone overflows in this precision. "
+            "Set training.bf16 and training.fp16 to false."
+        )
+    rate, decay = training.get("learning_rate"), training.get("weight_decay")
+    candidates = fit_grid(
+        views,
+        labels,
+        validation,
+        validation_labels,
+        num_classes,
+        learning_rates=LEARNING_RATES if rate is None else (rate,),
+        weight_decays=WEIGHT_DECAYS if decay is None else (decay,),
+        epochs=probe_epochs(training),
+        batch_size=probe_batch_size(training),
+        seed=seed,
+    )
+    count, width = views[0].shape
+    if rate is None and decay is None and count * len(views) * width * num_classes <= _LOGISTIC_LIMIT:
+        every = torch.cat([view.float() for view in views])
+        candidates += fit_logistic(every, labels.repeat(len(views)), validation, validation_labels)
+    metric = training.get("metric_for_best_model") or "accuracy"
+    try:
+        chosen = choose(candidates, metric)
+    except ValueError:
+        raise UserError("training.learning_rate: every head diverged; lower it, or leave it out to have it searched") from None
+    return Probe(candidates, chosen, metric, time.perf_counter() - began)
+
+
+def probe_epochs(training: Mapping[str, Any]) -> int:
+    """Return the epochs of the grid: the recipe's, rounded up, or 100."""
+    return math.ceil(training.get("num_train_epochs") or 100)
+
+
+def probe_batch_size(training: Mapping[str, Any]) -> int:
+    """Return the rows of a step: the recipe's, or 256."""
+    return training.get("per_device_train_batch_size") or 256

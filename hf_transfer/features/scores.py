@@ -1,0 +1,45 @@
+"""How a head does on validation, and which head is chosen by it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from .heads import Candidate
+
+
+def validation_scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Return accuracy, macro F1 over the classes that occur, and mean negative log-likelihood.
+
+    Args:
+        logits: float32 [n, C].
+        labels: int64 [n].
+    """
+    predicted, classes = logits.argmax(1), logits.shape[1]
+    hits = torch.bincount(labels[predicted == labels], minlength=classes).double()
+    occurring = torch.bincount(labels, minlength=classes) + torch.bincount(predicted, minlength=classes)
+    f1 = 2 * hits / occurring.clamp(min=1)  # 2 TP / (2 TP + FP + FN)
+    return {
+        "accuracy": float((predicted == labels).double().mean()),
+        "macro_f1": float(f1[occurring > 0].mean()),
+        "loss": float(functional.cross_entropy(logits, labels)),
+    }
+
+
+def choose(candidates: Sequence[Candidate], metric: str) -> int:
+    """Return the position of the best candidate by a validation metric; of equals the one with the smallest loss.
+
+    Args:
+        candidates: scored heads; one whose loss is not finite is never chosen.
+        metric: "accuracy", "macro_f1" or "loss".
+
+    Raises:
+        ValueError: when no candidate has a finite loss.
+    """
+    finite = [i for i, candidate in enumerate(candidates) if torch.tensor(candidate.scores["loss"]).isfinite()]
+    if not finite:
+        raise ValueError("no head has a finite validation loss")
+    sign = -1.0 if metric == "loss" else 1.0
+    return max(finite, key=lambda i: (sign * candidates[i].scores[metric], -candidates[i].scores["loss"]))

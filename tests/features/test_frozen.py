@@ -1,0 +1,146 @@
+"""Features of whole splits, and heads put back: what a head gives on features, the saved model gives on images."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hf_transfer
+from hf_transfer.backbones.build import build_backbone
+from hf_transfer.backbones.transformers_models import load_checkpoint
+from hf_transfer.data.dataset import ImageDataset
+from hf_transfer.errors import BackboneError
+from hf_transfer.features.extraction import FeatureModel
+from hf_transfer.features.frozen import check_saved, extract_splits, head_logits, set_head
+from hf_transfer.features.space import weights_digest
+from hf_transfer.features.store import FeatureStore
+from hf_transfer.recipe.schema import Head, HiddenLayer, Model
+
+_spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).parents[1] / "backbones" / "tiny_models.py")
+_tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_tiny)
+checkpoint_of, distilled_checkpoint = _tiny.checkpoint_of, _tiny.distilled_checkpoint
+
+hf_transfer.register()
+CPU = torch.device("cpu")
+CLASSES = ["cat", "dog", "owl"]
+OTHERS = [
+    "timm:test_vit",
+    "timm:test_resnet",
+    "timm:test_efficientnet",
+    "torchvision:mnasnet0_5",
+    "torchvision:squeezenet1_1",
+    "torchvision:convnext_tiny",
+]
+
+
+def check_round_trip(backbone, pixels, tmp_path):
+    """A random head, put into the model and saved, gives on images what it gives on features."""
+    model = FeatureModel(backbone)
+    with torch.inference_mode():
+        features = model(pixels)
+    model.close()
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, features.shape[1], generator=generator) / features.shape[1] ** 0.5
+    bias = torch.randn(3, generator=generator)
+    set_head(backbone, weight, bias)
+    expected = features.float() @ weight.T + bias
+    backbone.save(tmp_path / "model")
+    saved = load_checkpoint(str(tmp_path / "model"), None, class_names=None)
+    torch.testing.assert_close(head_logits(saved, features), expected, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        found = saved.model.eval()(pixel_values=pixels).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [*(family.name for family in _tiny.FAMILIES)])
+def test_set_head__transformers_families(name, checkpoint_of, tmp_path):
+    row = {family.name: family for family in _tiny.FAMILIES}[name]
+    backbone = build_backbone(Model(backbone=str(checkpoint_of(row))), CLASSES, 0)
+    pixels = torch.randn(2, 3, *backbone.preprocessing.size, generator=torch.Generator().manual_seed(1))
+    check_round_trip(backbone, pixels, tmp_path)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_set_head__other_libraries(name, tmp_path):
+    backbone = build_backbone(Model(backbone=name, pretrained=False), CLASSES, 0)
+    check_round_trip(backbone, torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(1)), tmp_path)
+
+
+def test_set_head__several_heads_are_averaged(distilled_checkpoint, tmp_path):
+    backbone = build_backbone(Model(backbone=str(distilled_checkpoint)), CLASSES, 0)
+    assert len(backbone.heads) == 2
+    pixels = torch.randn(2, 3, *backbone.preprocessing.size, generator=torch.Generator().manual_seed(1))
+    check_round_trip(backbone, pixels, tmp_path)
+
+
+def test_extract_splits__precision_by_split_and_once(lite0, textile, tmp_path):
+    def run(**options):
+        store = FeatureStore(tmp_path / "store")
+        return extract_splits(
+            lite0, textile.tables, exact=["test"], device=CPU, autocast=torch.bfloat16, store=store, **options
+        )
+
+    first = run()
+    assert {name: (found.dtype, len(found)) for name, found in first.fast.items()} == {
+        "train": (torch.bfloat16, 70),
+        "validation": (torch.bfloat16, 20),
+    }
+    assert {name: (found.dtype, len(found)) for name, found in first.exact.items()} == {"test": (torch.float32, 20)}
+    assert (first.computed, first.total, first.compiled, first.views) == (110, 110, False, [])
+    again = run(augment_preset="basic", views=2, seed=3)
+    assert (again.computed, again.total) == (140, 250)  # two views of 70 images
+    assert torch.equal(again.fast["train"], first.fast["train"])
+    assert [len(view) for view in again.views] == [70, 70]
+    assert not torch.equal(*again.views)
+    assert run(augment_preset="basic", views=2, seed=3).computed == 0
+    assert run(augment_preset="basic", views=2, seed=4).computed == 140  # views belong to a seed
+
+
+def test_extract_splits__finds_what_was_compiled(lite0, textile, tmp_path, monkeypatch):
+    """Where compiled features are there already, `auto` takes them instead of computing others."""
+    tables = {"validation": textile.tables["validation"]}
+    store = FeatureStore(tmp_path / "store")
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)  # compiling itself takes a minute; `-m slow` does it
+    always = extract_splits(lite0, tables, device=CPU, autocast=None, compile_mode="always", store=store)
+    auto = extract_splits(lite0, tables, device=CPU, autocast=None, compile_mode="auto", store=store)
+    never = extract_splits(lite0, tables, device=CPU, autocast=None, compile_mode="never", store=store)
+    assert [(found.compiled, found.computed) for found in (always, auto, never)] == [(True, 20), (True, 0), (False, 20)]
+    assert always.spaces == auto.spaces != never.spaces
+
+
+@pytest.mark.slow
+def test_extract_splits__compiled_features_agree(lite0, textile, tmp_path):
+    tables = {"validation": textile.tables["validation"]}
+    found = [
+        extract_splits(lite0, tables, device=CPU, autocast=None, compile_mode=mode, store=FeatureStore(tmp_path)).fast
+        for mode in ("always", "never")
+    ]
+    torch.testing.assert_close(found[0]["validation"], found[1]["validation"], rtol=1e-3, atol=1e-4)
+
+
+def test_extract_splits__wants_a_linear_head(textile, tmp_path):
+    hidden = Head(hidden=[HiddenLayer(size=8)])
+    backbone = build_backbone(Model(backbone="timm:test_resnet", pretrained=False, head=hidden), CLASSES, 0)
+    with pytest.raises(BackboneError) as caught:
+        extract_splits(backbone, textile.tables, device=CPU, autocast=None, store=FeatureStore(tmp_path))
+    assert str(caught.value) == (
+        "features.cache: expected a head with one linear layer at its end, found Sequential with 2 at "
+        f"{backbone.heads[0]}; set features.cache to false"
+    )
+
+
+def test_check_saved__finds_other_weights_and_other_heads(lite0, textile, tmp_path):
+    table = textile.tables["test"]
+    pixels = torch.stack([ImageDataset(table, lite0.preprocessing)[i]["pixel_values"] for i in range(len(table))])
+    with torch.inference_mode():
+        logits = lite0.model.eval()(pixel_values=pixels).logits
+    weights = weights_digest(lite0.model, lite0.heads)
+    check_saved(lite0, weights, table, logits, exact=True)
+    with pytest.raises(RuntimeError, match="logits differ"):
+        check_saved(lite0, weights, table, logits + 0.1, exact=True)
+    with pytest.raises(RuntimeError, match="frozen weights"):
+        check_saved(lite0, "0" * 32, table, logits, exact=True)
+    assert np.isfinite(logits.numpy()).all()

@@ -1,0 +1,190 @@
+import json
+import math
+
+import pytest
+import torch
+
+from hf_transfer.errors import UserError
+from hf_transfer.features import probe as probe_module
+from hf_transfer.features.grid import LEARNING_RATES, WEIGHT_DECAYS, fit_grid
+from hf_transfer.features.heads import Candidate
+from hf_transfer.features.logistic import INVERSE_PENALTIES
+from hf_transfer.features.probe import Probe, fit_probe, live_reason, probe_batch_size, probe_epochs
+from hf_transfer.features.scores import validation_scores
+from hf_transfer.recipe.training_arguments import FEATURE_FIELDS
+from hf_transfer.report.history import read_history
+
+
+def blobs(count=60, width=5, seed=0):
+    centres = torch.randn(3, width, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(count) % 3
+    return centres[labels] + torch.randn(count, width, generator=torch.Generator().manual_seed(seed)), labels
+
+
+def fit(views=None, seed=0, **training):
+    features, labels = blobs()
+    return fit_probe(views or [features], labels, *blobs(31, seed=1), 3, training={"num_train_epochs": 3} | training, seed=seed)
+
+
+def settings(probe, name):
+    return {candidate.settings[name] for candidate in probe.candidates if name in candidate.settings}
+
+
+QUIET = {"cache": True, "augment_preset": "none", "views": 1, "hidden_head": False, "early_stopping": False}
+
+
+@pytest.mark.parametrize(
+    ("training", "changed", "said"),
+    [
+        ({}, {}, None),
+        ({"learning_rate": 1e-3, "bf16": True, "num_train_epochs": 5}, {}, None),
+        (dict.fromkeys(FEATURE_FIELDS), {}, None),
+        ({}, {"augment_preset": "basic", "views": 3}, None),
+        ({}, {"cache": False}, "features.cache"),
+        ({}, {"augment_preset": "basic"}, "augment.preset is 'basic'"),
+        ({}, {"hidden_head": True}, "model.head.hidden"),
+        ({}, {"early_stopping": True}, "early_stopping"),
+        ({"learning_rate": 1e-3, "warmup_steps": 5, "label_smoothing_factor": 0.1}, {}, "training.label_smoothing_factor"),
+    ],
+)
+def test_live_reason__what_features_do_not_give(training, changed, said):
+    found = live_reason(training, **QUIET | changed)
+    assert (found is None) if said is None else (said in found)
+
+
+def test_fit_probe__searches_what_the_recipe_leaves_open():
+    probe = fit()
+    assert settings(probe, "learning_rate") == set(LEARNING_RATES)
+    assert settings(probe, "weight_decay") == set(WEIGHT_DECAYS)
+    assert settings(probe, "normalization") == {"none", "standardize"}
+    assert settings(probe, "inverse_penalty") == set(INVERSE_PENALTIES)
+    assert len(probe.candidates) == len(LEARNING_RATES) * len(WEIGHT_DECAYS) * 2 + len(INVERSE_PENALTIES)
+    assert probe.metric == "accuracy"
+    assert probe.head is probe.candidates[probe.chosen]
+    assert probe.head.scores["accuracy"] == max(candidate.scores["accuracy"] for candidate in probe.candidates)
+    assert probe.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "other", "searched"),
+    [("learning_rate", 0.02, "weight_decay", WEIGHT_DECAYS), ("weight_decay", 0.0, "learning_rate", LEARNING_RATES)],
+)
+def test_fit_probe__holds_what_the_recipe_names(name, value, other, searched):
+    probe = fit(**{name: value})
+    assert settings(probe, name) == {value}
+    assert settings(probe, other) == set(searched)
+    assert {candidate.method for candidate in probe.candidates} == {"adamw"}  # a logistic regression has neither
+
+
+def test_fit_probe__holds_epochs_and_batch_size():
+    features, labels = blobs()
+    held = {"num_train_epochs": 2.5, "per_device_train_batch_size": 7, "learning_rate": 1e-2, "weight_decay": 0.1}
+    probe = fit(seed=5, **held)
+    expected = fit_grid(
+        [features], labels, *blobs(31, seed=1), 3, learning_rates=[1e-2], weight_decays=[0.1], epochs=3, batch_size=7, seed=5
+    )
+    assert [candidate.settings for candidate in probe.candidates] == [candidate.settings for candidate in expected]
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(probe.candidates, expected, strict=True))
+
+
+@pytest.mark.parametrize("training", [{}, {"num_train_epochs": None, "per_device_train_batch_size": None}])
+def test_fit_probe__defaults_of_epochs_and_batch_size(training):
+    assert probe_epochs(training) == 100
+    assert probe_batch_size(training) == 256
+    assert probe_epochs({"num_train_epochs": 0.1}) == 1
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "loss"])
+def test_fit_probe__chooses_by_the_recipes_metric(metric):
+    probe = fit(metric_for_best_model=metric)
+    best = (min if metric == "loss" else max)(candidate.scores[metric] for candidate in probe.candidates)
+    assert probe.metric == metric
+    assert probe.head.scores[metric] == best
+
+
+def test_fit_probe__every_candidate_scores_what_it_says_on_raw_features():
+    validation, labels = blobs(31, seed=1)
+    for candidate in fit().candidates:
+        assert validation_scores(candidate.logits(validation), labels) == pytest.approx(candidate.scores, rel=1e-3)
+
+
+def test_fit_probe__several_views(monkeypatch):
+    views = [blobs(seed=seed)[0].bfloat16() for seed in (0, 2)]
+    probe = fit(views=views)
+    assert len(probe.candidates) == len(LEARNING_RATES) * len(WEIGHT_DECAYS) * 2 + len(INVERSE_PENALTIES)
+    first = fit(views=views[:1])
+    assert not torch.equal(probe.candidates[-1].weight, first.candidates[-1].weight)  # the regression sees both views
+    monkeypatch.setattr(probe_module, "_LOGISTIC_LIMIT", 60 * 2 * 5 * 3 - 1)
+    assert {candidate.method for candidate in fit(views=views).candidates} == {"adamw"}
+    assert "logistic_regression" in {candidate.method for candidate in fit(views=views[:1]).candidates}
+
+
+def test_report__is_json_with_one_chosen():
+    probe = fit()
+    report = json.loads(json.dumps(probe.report(), allow_nan=False))
+    assert len(report) == len(probe.candidates)
+    assert [number for number, entry in enumerate(report) if entry["chosen"]] == [probe.chosen]
+    for entry, candidate in zip(report, probe.candidates, strict=True):
+        assert entry["method"] == candidate.method
+        assert entry["validation"] == candidate.scores
+        assert candidate.settings.items() <= entry.items()
+
+
+def chosen(candidate):
+    return Probe([candidate], 0, "accuracy", 0.1)
+
+
+def test_write_history__of_a_grid_head(tmp_path):
+    validation, labels = blobs(31, seed=1)
+    head = fit_grid([blobs()[0]], blobs()[1], validation, labels, 3, learning_rates=[0.01], epochs=40, batch_size=16)[0]
+    chosen(head).write_history(tmp_path / "history.csv", "linear_probe", train_size=60, batch_size=16)
+    rows = read_history(tmp_path / "history.csv")
+    train, held_out = ([row for row in rows if row.split == split] for split in ("train", "validation"))
+    assert len(rows) == len(train) + len(held_out) == 40
+    assert [row.epoch for row in held_out] == list(range(2, 41, 2))
+    assert [row.step for row in train] == [row.step for row in held_out] == [4 * epoch for epoch in range(2, 41, 2)]
+    assert {row.phase for row in rows} == {"linear_probe"}
+    assert {row.trainable_parameters for row in rows} == {3 * 5 + 3}
+    assert [row.loss for row in train] == [point["train_loss"] for point in head.curve]
+    assert [row.loss for row in held_out] == [point["loss"] for point in head.curve]
+    last = held_out[-1]
+    assert {"loss": last.loss, "accuracy": last.accuracy, "macro_f1": last.macro_f1} == head.scores
+    rates = [row.learning_rates["head"] for row in train]
+    assert rates == pytest.approx([0.01 * 0.5 * (1 + math.cos(math.pi * epoch / 40)) for epoch in range(2, 41, 2)])
+    assert all(row.learning_rates == {} for row in held_out)
+
+
+def test_write_history__of_a_logistic_regression(tmp_path):
+    scores = {"accuracy": 0.5, "macro_f1": 0.25, "loss": 1.5}
+    head = Candidate(
+        "logistic_regression", {"inverse_penalty": 0.1, "iterations": 7}, torch.zeros(3, 5), torch.zeros(3), scores
+    )
+    chosen(head).write_history(tmp_path / "history.csv", "head", train_size=60, batch_size=16)
+    (row,) = read_history(tmp_path / "history.csv")
+    assert (row.step, row.epoch, row.phase, row.split) == (0, 0, "head", "validation")
+    assert {"loss": row.loss, "accuracy": row.accuracy, "macro_f1": row.macro_f1} == scores
+    assert row.trainable_parameters == 18
+    assert row.learning_rates == {}
+
+
+def test_report__of_heads_that_diverged_is_still_json():
+    good = Candidate("adamw", {}, torch.ones(2, 2), torch.ones(2), {"accuracy": 0.5, "loss": 0.7})
+    bad = Candidate("adamw", {}, torch.ones(2, 2), torch.ones(2), {"accuracy": 0.5, "loss": math.nan})
+    report = json.loads(json.dumps(Probe([bad, good], 1, "accuracy", 0.1).report(), allow_nan=False))
+    assert [row["validation"]["loss"] for row in report] == [None, 0.7]
+
+
+def test_fit_probe__features_that_are_not_finite():
+    features, _ = blobs()
+    features[3, 1] = math.inf
+    with pytest.raises(UserError) as caught:
+        fit([features])
+    assert str(caught.value) == (
+        "the features are not finite: the backbone overflows in this precision. Set training.bf16 and training.fp16 to false."
+    )
+
+
+def test_fit_probe__every_head_diverges():
+    with pytest.raises(UserError) as caught:
+        fit(learning_rate=1e30, weight_decay=0.1, num_train_epochs=20)
+    assert str(caught.value) == ("training.learning_rate: every head diverged; lower it, or leave it out to have it searched")
