@@ -7,25 +7,23 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adaptation import classify_by_neighbours, fit_linear_probe, train_live
 from .connection import go_offline_if_unreachable
 from .data.sources import is_hub_source
 from .environment import git_commit, platform_facts, versions
 from .errors import UserError
 from .recipe import Recipe, dump_recipe
-from .run_directory import RunDirectory, replacing, write_json
+from .run_directory import RunDirectory, write_json
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
     from .backbones.backbone import Backbone
     from .data.build import Splits
-    from .features.frozen import FrozenFeatures
-    from .features.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     from .backbones.build import build_backbone
     from .data.build import build_splits
     from .data.dataset import check_first_batch
+    from .features.extraction import probe_layers
     from .training.arguments import build_arguments, feature_defaults, training_defaults
 
     started = time.perf_counter()
@@ -84,6 +83,8 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     state = _process_state(training)
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=True)
     backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
+    if from_features or recipe.strategy.name == "two_phase":
+        probe_layers(backbone)  # refuses a head that is more than linear
     check_first_batch(backbone.preprocessing, splits.tables["train"])
     _say_splits(splits, state)
     state.wait_for_everyone()  # every process has looked at the directory before one of them writes into it
@@ -94,11 +95,11 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
 
     # 2. The adaptation: heads on features, or the Trainer. Each saves the model and scores what was saved.
     if recipe.strategy.name == "knn":
-        metrics = _classify_by_neighbours(recipe, directory, splits, backbone, state)
+        metrics = classify_by_neighbours(recipe, directory, splits, backbone, state)
     elif from_features:
-        metrics = _probe(recipe, directory, splits, backbone, state)
+        metrics = fit_linear_probe(recipe, directory, splits, backbone, state)
     else:
-        metrics = _train_live(recipe, directory, splits, backbone, state, resume=resume)
+        metrics = train_live(recipe, directory, splits, backbone, state, resume=resume)
     metrics["cost"] |= {
         "total_seconds": time.perf_counter() - started,
         "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
@@ -126,223 +127,6 @@ def _needs_features_only(recipe: Recipe) -> bool:
     if reason is not None and int(os.environ.get("RANK", "0")) == 0:
         print(f"the frozen backbone sees every image in every epoch: {reason}", file=sys.stderr)
     return reason is None
-
-
-def _train_live(
-    recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState, *, resume: bool
-) -> dict[str, Any]:
-    """Train with the Trainer, save the model, and return its metrics with the `cost` of training."""
-    from .strategies.phases import build_phases
-    from .training.train import build_trainer, train
-
-    first_seconds = 0.0
-    first_parameters: dict[str, int] = {}
-    if recipe.strategy.name == "two_phase":
-        first_seconds, first_parameters = _fit_first_phase(recipe, directory, splits, backbone, state, resume=resume)
-    early = recipe.early_stopping
-    trainer, freezing = build_trainer(
-        backbone,
-        splits,
-        build_phases(recipe.strategy, backbone.groups),
-        training=recipe.training,
-        augment_preset=recipe.augment.preset,
-        seed=recipe.seed,
-        checkpoints=directory.checkpoints,
-        history=directory.history,
-        tensorboard=directory.tensorboard,
-        early_stopping=(early.patience, early.min_delta) if early else None,
-    )
-    checkpoint = directory.last_checkpoint() if resume else None
-    cost = train(trainer, freezing, checkpoint)
-    if state.is_main_process:
-        with replacing(directory.model) as temporary:
-            backbone.save(temporary)
-    state.wait_for_everyone()
-    metrics = _evaluate_saved(recipe, directory, splits, state)
-    metrics["cost"] = {
-        "train_seconds": first_seconds + cost.seconds,
-        "trainable_parameters": first_parameters | cost.trainable_parameters,
-        "peak_memory_mb": cost.peak_memory_mb,
-        "images_per_second": cost.images_per_second,
-        "precision": cost.precision,
-    }
-    return metrics
-
-
-def _extract(
-    recipe: Recipe, splits: Splits, backbone: Backbone, state: PartialState, *, wanted: Iterable[str], exact: Iterable[str]
-) -> FrozenFeatures:
-    from .features.frozen import extract_splits
-    from .training.arguments import autocast_dtype
-
-    return extract_splits(
-        backbone,
-        {split: table for split, table in splits.tables.items() if split in wanted},
-        exact=list(exact),
-        device=state.device,
-        autocast=autocast_dtype(recipe.training),
-        compile_mode=recipe.features.compile,
-        workers=recipe.training["dataloader_num_workers"],
-        augment_preset=recipe.augment.preset if recipe.strategy.name == "linear_probe" else "none",
-        views=recipe.features.views,
-        seed=recipe.seed,
-    )
-
-
-def _fit(recipe: Recipe, splits: Splits, features: FrozenFeatures) -> Probe:
-    """Fit and choose a head on features; on the main process."""
-    import torch
-
-    from .features.probe import fit_probe
-    from .recipe.training_arguments import FEATURE_FIELDS
-
-    # Before a second phase with the Trainer the section speaks of that phase.
-    own = recipe.training if recipe.strategy.name == "linear_probe" else {}
-    return fit_probe(
-        features.views or [features.fast["train"]],
-        torch.from_numpy(splits.tables["train"].labels),
-        features.fast["validation"],
-        torch.from_numpy(splits.tables["validation"].labels),
-        len(splits.class_names),
-        training={name: value for name, value in own.items() if name in FEATURE_FIELDS},
-        seed=recipe.seed,
-    )
-
-
-def _probe(recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState) -> dict[str, Any]:
-    """Fit a linear head on cached features, save the model, and return the metrics of what was saved."""
-    from .backbones.transformers_models import load_checkpoint
-    from .evaluation.evaluate import score_split
-    from .features.frozen import check_saved, head_logits, set_head
-    from .features.probe import probe_batch_size
-
-    # The test figures are to be those that anyone gets who loads the model, so its features are computed in full precision.
-    wanted = {"train", "validation", *recipe.evaluation.splits}
-    features = _extract(recipe, splits, backbone, state, wanted=wanted, exact=wanted & {"test"})
-    metrics: dict[str, Any] = {}
-    if state.is_main_process:
-        probe = _fit(recipe, splits, features)
-        set_head(backbone, probe.head.weight, probe.head.bias)
-        with replacing(directory.model) as temporary:
-            backbone.save(temporary)
-        _write_probe(directory, probe, features)
-        probe.write_history(directory.history, "linear_probe", len(splits.tables["train"]), probe_batch_size(recipe.training))
-        saved = load_checkpoint(str(directory.model), None, class_names=None)
-        logits = {split: head_logits(saved, found) for split, found in (features.fast | features.exact).items()}
-        for split in ("test", "validation"):
-            if split in logits:
-                check_saved(saved, features.weights, splits.tables[split], logits[split], exact=split in features.exact)
-                break
-        for split in recipe.evaluation.splits:
-            metrics[split] = score_split(split, logits[split].numpy(), splits, directory.predictions)
-        head_parameters = probe.head.weight.numel() + probe.head.bias.numel()
-        _report_label_quality(recipe, directory, splits, features)
-        metrics["cost"] = _features_cost(recipe, features, state, probe.seconds) | {
-            "trainable_parameters": {"linear_probe": head_parameters}
-        }
-    return metrics or {"cost": {}}
-
-
-def _classify_by_neighbours(
-    recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState
-) -> dict[str, Any]:
-    """Score nearest neighbours among the training features, their number chosen on validation; no model comes of it."""
-    import torch
-
-    from .evaluation.evaluate import score_split
-    from .features.knn import NearestNeighbours, possible_neighbours
-
-    features = _extract(recipe, splits, backbone, state, wanted={"train", "validation", *recipe.evaluation.splits}, exact=())
-    metrics: dict[str, Any] = {}
-    if state.is_main_process:
-        began = time.perf_counter()
-        train = splits.tables["train"]
-        bank = NearestNeighbours.fit(features.fast["train"], torch.from_numpy(train.labels), len(splits.class_names))
-        tried = possible_neighbours(len(train))
-        held_out = bank.probabilities(features.fast["validation"], tried)
-        labels = torch.from_numpy(splits.tables["validation"].labels)
-        accuracy = {k: float((found.argmax(1) == labels).double().mean()) for k, found in held_out.items()}
-        best = max(tried, key=lambda k: (accuracy[k], -k))
-        for split in recipe.evaluation.splits:
-            if split == "train":  # an image is no witness for itself
-                scores = bank.leave_one_out(best)
-            else:
-                scores = bank.probabilities(features.fast[split], [best])[best]
-            metrics[split] = score_split(split, scores.numpy(), splits, directory.predictions, probabilities=True)
-        candidates = [
-            {"method": "knn", "neighbours": k, "validation": {"accuracy": accuracy[k]}, "chosen": k == best} for k in tried
-        ]
-        write_json(directory.probe, {"selected_by": "accuracy", "candidates": candidates, **_facts(features)})
-        seconds = time.perf_counter() - began
-        _report_label_quality(recipe, directory, splits, features)
-        metrics["cost"] = _features_cost(recipe, features, state, seconds)
-    return metrics or {"cost": {}}
-
-
-def _report_label_quality(recipe: Recipe, directory: RunDirectory, splits: Splits, features: FrozenFeatures) -> None:
-    if not recipe.features.label_quality:
-        return
-    from .features.label_quality import label_quality
-
-    found = label_quality(features.fast | features.exact, splits.tables, splits.class_names, recipe.seed)
-    write_json(directory.label_quality, found)
-    print(
-        f"{len(found['label_issues'])} labels look wrong, {len(found['near_duplicates'])} groups of near-duplicates stand in "
-        f"more than one split; {directory.label_quality} lists them",
-        file=sys.stderr,
-    )
-
-
-def _fit_first_phase(
-    recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState, *, resume: bool
-) -> tuple[float, dict[str, int]]:
-    """Give the model a head that was fitted on frozen features; return the seconds and the parameters of that."""
-    from .features.extraction import probe_layers
-    from .features.frozen import set_head
-    from .training.trainer import load_weights
-
-    began = time.perf_counter()
-    if not (resume and directory.phase0.is_dir()):
-        features = _extract(recipe, splits, backbone, state, wanted={"train", "validation"}, exact=())
-        if state.is_main_process:
-            probe = _fit(recipe, splits, features)
-            set_head(backbone, probe.head.weight, probe.head.bias)
-            _write_probe(directory, probe, features)
-            with replacing(directory.phase0) as temporary:
-                backbone.save(temporary)
-        state.wait_for_everyone()
-    load_weights(backbone.model, directory.phase0)  # the same on every process, and after a resume
-    heads = [backbone.model.get_submodule(head) for head in probe_layers(backbone)]
-    return time.perf_counter() - began, {"head": sum(p.numel() for head in heads for p in head.parameters())}
-
-
-def _write_probe(directory: RunDirectory, probe: Probe, features: FrozenFeatures) -> None:
-    facts = {"selected_by": probe.metric, "head_seconds": probe.seconds, **_facts(features)}
-    write_json(directory.probe, facts | {"candidates": probe.report()})
-
-
-def _facts(features: FrozenFeatures) -> dict[str, Any]:
-    return {
-        "features": {
-            "computed": features.computed,
-            "total": features.total,
-            "seconds": features.seconds,
-            "compiled": features.compiled,
-            "spaces": features.spaces,
-        }
-    }
-
-
-def _features_cost(recipe: Recipe, features: FrozenFeatures, state: PartialState, fitting: float) -> dict[str, Any]:
-    from .training.hardware import peak_memory_mb
-
-    return {
-        "train_seconds": features.seconds + fitting,
-        "trainable_parameters": {},
-        "peak_memory_mb": peak_memory_mb(state.device),
-        "images_per_second": features.total / features.seconds,
-        "precision": "bf16" if recipe.training.get("bf16") else "fp16" if recipe.training.get("fp16") else "fp32",
-    }
 
 
 def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
@@ -392,24 +176,6 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
         "precision": "fp32",
     }
     return _finish(directory, metrics, state)
-
-
-def _evaluate_saved(recipe: Recipe, directory: RunDirectory, splits: Splits, state: PartialState) -> dict[str, Any]:
-    """Load the model that was saved, as anyone would, and score it."""
-    from .backbones.transformers_models import load_checkpoint
-    from .evaluation.evaluate import evaluate_splits
-
-    saved = load_checkpoint(str(directory.model), None, class_names=None)
-    return evaluate_splits(
-        saved,
-        splits,
-        recipe.evaluation.splits,
-        directory.predictions,
-        device=state.device,
-        batch_size=recipe.training["per_device_eval_batch_size"],
-        workers=recipe.training["dataloader_num_workers"],
-        write=state.is_main_process,
-    )
 
 
 def _finish(directory: RunDirectory, metrics: dict[str, Any], state: PartialState) -> RunResult:

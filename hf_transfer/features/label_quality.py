@@ -78,10 +78,12 @@ def _label_issues(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    from .logistic import few_blas_threads
+
     occurring, targets = np.unique(labels, return_inverse=True)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=200, tol=1e-3))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
+    with few_blas_threads(inputs), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         probabilities = cross_val_predict(model, inputs, targets, cv=folds, method="predict_proba")
     suspects = find_label_issues(targets, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)

@@ -16,7 +16,6 @@ from ..errors import UserError
 from ..recipe.training_arguments import FEATURE_FIELDS
 from .grid import LEARNING_RATES, WEIGHT_DECAYS, fit_grid
 from .heads import Candidate
-from .logistic import fit_logistic
 from .scores import choose
 
 # Beyond this many multiplications of one pass, logistic regression takes longer than it is worth; the grid remains.
@@ -31,7 +30,7 @@ class Probe:
         candidates: every head that was fitted.
         chosen: position of the best on validation.
         metric: what it was chosen by.
-        seconds: of fitting and choosing.
+        seconds: of fitting and choosing, from features in memory to the chosen head.
     """
 
     candidates: list[Candidate]
@@ -131,6 +130,8 @@ def fit_probe(
     Raises:
         UserError: when the features are not finite, or no head has a finite loss.
     """
+    from .logistic import fit_logistic  # brings scikit-learn, whose import is not part of the fit
+
     began = time.perf_counter()
     if not all(bool(features.isfinite().all()) for features in (*views, validation)):
         raise UserError(
