@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.backends import cudnn
 from torch.utils.data import DataLoader, Subset
 
 from ..data.dataset import Collate, ImageDataset
@@ -114,8 +115,11 @@ class Extractor:
             module.to(memory_format=torch.channels_last)
         forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(module, dynamic=False) if self.compiled else module
 
+        # Float32 features stand for final figures: a GPU's convolutions are not to round them to TF32.
+        full = self.autocast is None and self.device.type == "cuda"
+
         def compute(pixels: torch.Tensor) -> torch.Tensor:
-            with torch.inference_mode():
+            with torch.inference_mode(), cudnn.flags(enabled=True, allow_tf32=False) if full else contextlib.nullcontext():
                 return forward(pixels.to(self.device, non_blocking=True)).cpu()
 
         try:
@@ -125,7 +129,7 @@ class Extractor:
 
 
 def compiling_pays(extractor: Extractor, table: ImageTable, count: int) -> bool:
-    """Return whether compiling the forward pass pays for itself on this many images; every process gets the same answer.
+    """Return whether compiling the forward pass pays for itself on this many images.
 
     The eager pass is timed first. Only where a quarter of the whole time is more than the minute that compiling takes is the
     pass compiled and timed as well: the faster one is used.
@@ -135,17 +139,13 @@ def compiling_pays(extractor: Extractor, table: ImageTable, count: int) -> bool:
         table: where the images of the trial come from.
         count: images of all processes together.
     """
-    from accelerate.utils import broadcast_object_list
-
-    answer = [False]
     if count > _NEVER_COMPILE_BELOW:
         indices = np.arange(extractor.batch_size) % len(table)
         pixels = next(_batches(extractor, ImageDataset(table, extractor.backbone.preprocessing), indices))[0]
         eager = _seconds(extractor, pixels)
         if count * eager / len(pixels) * _COMPILE_SAVES > _COMPILE_SECONDS:
-            answer = [_seconds(replace(extractor, compiled=True), pixels) < eager]
-    broadcast_object_list(answer)
-    return answer[0]
+            return _seconds(replace(extractor, compiled=True), pixels) < eager
+    return False
 
 
 def _seconds(extractor: Extractor, pixels: torch.Tensor) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -96,7 +96,8 @@ def extract_splits(
             view=view,
         )
 
-    fast = replace(eager, compiled=_compiles(compile_mode, eager, space, store, tables, exact, views))
+    others = [table for split, table in tables.items() if split not in exact]
+    fast = replace(eager, compiled=_compiles(compile_mode, eager, space, store, others, views))
     evaluated = backbone.preprocessing
     computed = total = 0
     found: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
@@ -137,23 +138,36 @@ def extract_splits(
     )
 
 
-def _compiles(mode: str, eager: Extractor, space, store, tables, exact, views) -> bool:  # type: ignore[no-untyped-def]
-    """Return whether the forward pass is to be compiled; where either kind of features is there already, it is used."""
-    if mode != "auto":
-        return mode == "always"
-    wanted = [table for split, table in tables.items() if split not in exact]
-    compiled = replace(eager, compiled=True)
-    missing = {}
-    for extractor in (eager, compiled):
-        place = space(extractor)
-        there = place in store
-        missing[extractor.compiled] = sum(
-            len(store.folder(place).missing(view_ids(table, None))) if there else len(table) for table in wanted
-        )
-    if missing[True] != missing[False]:
-        return missing[True] < missing[False]
-    count = missing[False] * (1 if views == 1 else views + 1)
-    return compiling_pays(eager, wanted[0], count) if wanted and count else False
+def _compiles(
+    mode: str,
+    eager: Extractor,
+    space: Callable[[Extractor], FeatureSpace],
+    store: FeatureStore,
+    tables: Sequence[ImageTable],
+    views: int,
+) -> bool:
+    """Return whether the forward pass is to be compiled; where either kind of features is there already, it is used.
+
+    The main process decides for all: by the time that another one looked, the store might have changed.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    answer = [mode == "always"]
+    if mode == "auto" and PartialState().is_main_process:
+        missing = {}
+        for extractor in (eager, replace(eager, compiled=True)):
+            place = space(extractor)
+            missing[extractor.compiled] = sum(
+                len(store.folder(place).missing(view_ids(table, None))) if place in store else len(table) for table in tables
+            )
+        if missing[True] != missing[False]:
+            answer = [missing[True] < missing[False]]
+        else:
+            count = missing[False] * (1 if views == 1 else views + 1)
+            answer = [count > 0 and compiling_pays(eager, tables[0], count)]
+    broadcast_object_list(answer)
+    return answer[0]
 
 
 def set_head(backbone: Backbone, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -197,7 +211,8 @@ def check_saved(saved: Backbone, weights: str, table: ImageTable, logits: torch.
         weights: digest of the weights that the features were computed with.
         table: images of one split.
         logits: float32 [n, C] of the head on the features of that split.
-        exact: whether those features are float32; others agree to the rounding of half precision only.
+        exact: whether those features are float32 (computed on a GPU they differ a little more from this check, which runs on
+            the CPU); others agree to the rounding of half precision only.
         count: how many images.
 
     Raises:
@@ -212,5 +227,5 @@ def check_saved(saved: Backbone, weights: str, table: ImageTable, logits: torch.
         found = saved.model.eval()(pixel_values=pixels).logits.float()
     expected = logits[rows]
     difference = float((found - expected).abs().max() / (expected.abs().max() + 1e-6))
-    if not difference < (1e-3 if exact else 0.5):
+    if not difference < (1e-2 if exact else 0.5):
         raise RuntimeError(f"the saved model's logits differ from those of its features by {difference:.2g} of their size")
