@@ -376,7 +376,8 @@ def measure_extraction(options: argparse.Namespace, scratch: Path) -> dict[str, 
             with tempfile.TemporaryDirectory(dir=scratch) as root:
                 folder = FeatureStore(Path(root)).folder(space)
                 began = time.perf_counter()
-                _, computed = extract(extractor, folder, data, ids[:few])
+                with extractor.ready() as compute:
+                    _, computed = extract(extractor, compute, folder, data, ids[:few])
                 seconds = time.perf_counter() - began
             if computed != len(ids[:few]):
                 sys.exit(f"extract computed {computed} of {len(ids[:few])} features of a fresh store")

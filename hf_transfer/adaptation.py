@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .run_directory import RunDirectory, replacing, write_json
@@ -68,23 +69,18 @@ def _fit_first_phase(
     recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState, *, resume: bool
 ) -> tuple[float, dict[str, int]]:
     """Give the model a head that was fitted on frozen features; return the seconds and the parameters of that."""
-    from .features.extraction import probe_layers
-    from .features.frozen import set_head
+    from .features.frozen import probe_heads
     from .training.trainer import load_weights
 
     began = time.perf_counter()
     if not (resume and directory.phase0.is_dir()):
         features = _extract(recipe, splits, backbone, state, wanted={"train", "validation"}, exact=())
         if state.is_main_process:
-            probe = _fit(recipe, splits, features)
-            set_head(backbone, probe.head.weight, probe.head.bias)
-            _write_probe(directory, probe, features)
-            with replacing(directory.phase0) as temporary:
-                backbone.save(temporary)
+            _fit_and_save(recipe, directory, splits, backbone, features, directory.phase0)
         state.wait_for_everyone()
     load_weights(backbone.model, directory.phase0)  # the same on every process, and after a resume
-    heads = [backbone.model.get_submodule(head) for head in probe_layers(backbone)]
-    return time.perf_counter() - began, {"head": sum(p.numel() for head in heads for p in head.parameters())}
+    parameters = sum(parameter.numel() for head in probe_heads(backbone) for parameter in head.parameters())
+    return time.perf_counter() - began, {"head": parameters}
 
 
 def _evaluate_saved(recipe: Recipe, directory: RunDirectory, splits: Splits, state: PartialState) -> dict[str, Any]:
@@ -111,34 +107,27 @@ def fit_linear_probe(
     """Fit a linear head on cached features, save the model, and return the metrics of what was saved."""
     from .backbones.transformers_models import load_checkpoint
     from .evaluation.evaluate import score_split
-    from .features.frozen import check_saved, head_logits, set_head
+    from .features.frozen import check_saved, head_logits
     from .features.probe import probe_batch_size
 
     # The test figures are to be those that anyone gets who loads the model, so its features are computed in full precision.
     wanted = {"train", "validation", *recipe.evaluation.splits}
     features = _extract(recipe, splits, backbone, state, wanted=wanted, exact=wanted & {"test"})
-    metrics: dict[str, Any] = {}
-    if state.is_main_process:
-        probe = _fit(recipe, splits, features)
-        set_head(backbone, probe.head.weight, probe.head.bias)
-        with replacing(directory.model) as temporary:
-            backbone.save(temporary)
-        _write_probe(directory, probe, features)
-        probe.write_history(directory.history, "linear_probe", len(splits.tables["train"]), probe_batch_size(recipe.training))
-        saved = load_checkpoint(str(directory.model), None, class_names=None)
-        logits = {split: head_logits(saved, found) for split, found in (features.fast | features.exact).items()}
-        for split in ("test", "validation"):
-            if split in logits:
-                check_saved(saved, features.weights, splits.tables[split], logits[split], exact=split in features.exact)
-                break
-        for split in recipe.evaluation.splits:
-            metrics[split] = score_split(split, logits[split].numpy(), splits, directory.predictions)
-        head_parameters = probe.head.weight.numel() + probe.head.bias.numel()
-        _report_label_quality(recipe, directory, splits, features)
-        metrics["cost"] = _features_cost(recipe, features, state, probe.seconds) | {
-            "trainable_parameters": {"linear_probe": head_parameters}
-        }
-    return metrics or {"cost": {}}
+    if not state.is_main_process:
+        return {"cost": {}}
+    probe = _fit_and_save(recipe, directory, splits, backbone, features, directory.model)
+    probe.write_history(directory.history, "linear_probe", len(splits.tables["train"]), probe_batch_size(recipe.training))
+    saved = load_checkpoint(str(directory.model), None, class_names=None)
+    logits = {split: head_logits(saved, found) for split, found in (features.fast | features.exact).items()}
+    shown = "test" if "test" in logits else "validation"
+    check_saved(saved, features.weights, splits.tables[shown], logits[shown], exact=shown in features.exact)
+    metrics: dict[str, Any] = {
+        split: score_split(split, logits[split].numpy(), splits, directory.predictions) for split in recipe.evaluation.splits
+    }
+    _report_label_quality(recipe, directory, splits, features)
+    metrics["cost"] = _features_cost(recipe, features, state, probe.seconds)
+    metrics["cost"]["trainable_parameters"] = {"linear_probe": probe.head.parameters}
+    return metrics
 
 
 def classify_by_neighbours(
@@ -151,30 +140,31 @@ def classify_by_neighbours(
     from .features.knn import NearestNeighbours, possible_neighbours
 
     features = _extract(recipe, splits, backbone, state, wanted={"train", "validation", *recipe.evaluation.splits}, exact=())
+    if not state.is_main_process:
+        return {"cost": {}}
+    began = time.perf_counter()
+    train = splits.tables["train"]
+    bank = NearestNeighbours.fit(features.fast["train"], torch.from_numpy(train.labels), len(splits.class_names))
+    tried = possible_neighbours(len(train))
+    held_out = bank.probabilities(features.fast["validation"], tried)
+    labels = torch.from_numpy(splits.tables["validation"].labels)
+    accuracy = {k: float((found.argmax(1) == labels).double().mean()) for k, found in held_out.items()}
+    best = max(tried, key=lambda k: (accuracy[k], -k))
     metrics: dict[str, Any] = {}
-    if state.is_main_process:
-        began = time.perf_counter()
-        train = splits.tables["train"]
-        bank = NearestNeighbours.fit(features.fast["train"], torch.from_numpy(train.labels), len(splits.class_names))
-        tried = possible_neighbours(len(train))
-        held_out = bank.probabilities(features.fast["validation"], tried)
-        labels = torch.from_numpy(splits.tables["validation"].labels)
-        accuracy = {k: float((found.argmax(1) == labels).double().mean()) for k, found in held_out.items()}
-        best = max(tried, key=lambda k: (accuracy[k], -k))
-        for split in recipe.evaluation.splits:
-            if split == "train":  # an image is no witness for itself
-                scores = bank.leave_one_out(best)
-            else:
-                scores = bank.probabilities(features.fast[split], [best])[best]
-            metrics[split] = score_split(split, scores.numpy(), splits, directory.predictions, probabilities=True)
-        candidates = [
-            {"method": "knn", "neighbours": k, "validation": {"accuracy": accuracy[k]}, "chosen": k == best} for k in tried
-        ]
-        write_json(directory.probe, {"selected_by": "accuracy", "candidates": candidates, **_facts(features)})
-        seconds = time.perf_counter() - began
-        _report_label_quality(recipe, directory, splits, features)
-        metrics["cost"] = _features_cost(recipe, features, state, seconds)
-    return metrics or {"cost": {}}
+    for split in recipe.evaluation.splits:
+        if split == "train":  # an image is no witness for itself
+            scores = bank.leave_one_out(best)
+        else:
+            scores = bank.probabilities(features.fast[split], [best])[best]
+        metrics[split] = score_split(split, scores.numpy(), splits, directory.predictions, probabilities=True)
+    candidates = [
+        {"method": "knn", "neighbours": k, "validation": {"accuracy": accuracy[k]}, "chosen": k == best} for k in tried
+    ]
+    write_json(directory.probe, {"selected_by": "accuracy", "candidates": candidates, **_facts(features)})
+    seconds = time.perf_counter() - began
+    _report_label_quality(recipe, directory, splits, features)
+    metrics["cost"] = _features_cost(recipe, features, state, seconds)
+    return metrics
 
 
 def _extract(
@@ -197,29 +187,31 @@ def _extract(
     )
 
 
-def _fit(recipe: Recipe, splits: Splits, features: FrozenFeatures) -> Probe:
-    """Fit and choose a head on features; on the main process."""
+def _fit_and_save(
+    recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, features: FrozenFeatures, place: Path
+) -> Probe:
+    """Fit and choose a head on features, give it to the model, and save the model; on the main process."""
     import torch
 
+    from .features.frozen import set_head
     from .features.probe import fit_probe
-    from .recipe.training_arguments import FEATURE_FIELDS
 
-    # Before a second phase with the Trainer the section speaks of that phase.
-    own = recipe.training if recipe.strategy.name == "linear_probe" else {}
-    return fit_probe(
+    probe = fit_probe(
         features.views or [features.fast["train"]],
         torch.from_numpy(splits.tables["train"].labels),
         features.fast["validation"],
         torch.from_numpy(splits.tables["validation"].labels),
         len(splits.class_names),
-        training={name: value for name, value in own.items() if name in FEATURE_FIELDS},
+        # Before a second phase with the Trainer the section speaks of that phase.
+        training=recipe.training if recipe.strategy.name == "linear_probe" else {},
         seed=recipe.seed,
     )
-
-
-def _write_probe(directory: RunDirectory, probe: Probe, features: FrozenFeatures) -> None:
+    set_head(backbone, probe.head.weight, probe.head.bias)
     facts = {"selected_by": probe.metric, "head_seconds": probe.seconds, **_facts(features)}
     write_json(directory.probe, facts | {"candidates": probe.report()})
+    with replacing(place) as temporary:
+        backbone.save(temporary)
+    return probe
 
 
 def _facts(features: FrozenFeatures) -> dict[str, Any]:
@@ -235,6 +227,7 @@ def _facts(features: FrozenFeatures) -> dict[str, Any]:
 
 
 def _features_cost(recipe: Recipe, features: FrozenFeatures, state: PartialState, fitting: float) -> dict[str, Any]:
+    from .training.arguments import precision_name
     from .training.hardware import peak_memory_mb
 
     return {
@@ -242,7 +235,7 @@ def _features_cost(recipe: Recipe, features: FrozenFeatures, state: PartialState
         "trainable_parameters": {},
         "peak_memory_mb": peak_memory_mb(state.device),
         "images_per_second": features.total / features.seconds,
-        "precision": "bf16" if recipe.training.get("bf16") else "fp16" if recipe.training.get("fp16") else "fp32",
+        "precision": precision_name(bf16=bool(recipe.training.get("bf16")), fp16=bool(recipe.training.get("fp16"))),
     }
 
 

@@ -199,7 +199,7 @@ def _clear_features(options: argparse.Namespace) -> int:
     from .features.store import FeatureStore
 
     store = FeatureStore()
-    known = [space.key for space in store.stored()]
+    known = store.keys()
     if options.all == bool(options.keys):
         raise UserError("features clear: expected keys ('hf-transfer features list' shows them), or --all")
     matches = {asked: [key for key in known if key.startswith(asked)] for asked in options.keys}

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
@@ -67,9 +68,19 @@ def sample_seed(seed: int, epoch: int, sample_id: str) -> int:
 
 def check_first_batch(preprocessing: Preprocessing, table: ImageTable, count: int = 16) -> None:
     """Stop when images spread over a table do not fit the checkpoint's statistics; see `Preprocessing.check_statistics`."""
-    data = ImageDataset(table, preprocessing)
-    spread = torch.linspace(0, len(data) - 1, min(count, len(data))).long().tolist()
-    preprocessing.check_statistics(torch.stack([data[index]["pixel_values"] for index in spread]))
+    preprocessing.check_statistics(spread_images(ImageDataset(table, preprocessing), count)[1])
+
+
+def spread_images(data: ImageDataset, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images spread evenly over a data set: their int64 positions and float32 pixels [n, 3, height, width]."""
+    rows = torch.linspace(0, len(data) - 1, min(count, len(data))).long()
+    return rows, torch.stack([data[row]["pixel_values"] for row in rows.tolist()])
+
+
+def own_part(count: int, process: int, processes: int) -> range:
+    """Return the positions, of `count`, that one of several processes works on: contiguous, and in the order of processes."""
+    bounds = np.linspace(0, count, processes + 1).astype(int)
+    return range(bounds[process], bounds[process + 1])
 
 
 class Collate:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from ..data.dataset import Collate, ImageDataset
+from ..data.dataset import Collate, ImageDataset, own_part
 from ..data.table import ImageTable
 from ..data.transforms import Preprocessing
 
@@ -46,8 +46,7 @@ def predict_logits(
     model.eval().to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-    bounds = np.linspace(0, len(table), state.num_processes + 1).astype(int)
-    own = range(bounds[state.process_index], bounds[state.process_index + 1])
+    own = own_part(len(table), state.process_index, state.num_processes)
     loader = DataLoader(
         Subset(ImageDataset(table, preprocessing), own),
         batch_size=batch_size,

@@ -15,13 +15,15 @@ from torch import nn
 from torch.backends import cudnn
 from torch.utils.data import DataLoader, Subset
 
-from ..data.dataset import Collate, ImageDataset
+from ..data.dataset import Collate, ImageDataset, own_part
 from ..errors import BackboneError
 from .store import FeatureFolder
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..data.table import ImageTable
+
+Compute = Callable[[torch.Tensor], torch.Tensor]  # a batch of images to their features, both on the CPU
 
 SHARD_ROWS = 256
 _CPU_BATCH, _GPU_BATCH = 32, 128
@@ -107,13 +109,13 @@ class Extractor:
         return _CPU_BATCH if self.device.type == "cpu" else _GPU_BATCH
 
     @contextlib.contextmanager
-    def ready(self) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    def ready(self) -> Iterator[Compute]:
         """Yield the forward pass: a batch on the CPU to features on the CPU."""
         module = FeatureModel(self.backbone, self.autocast)
         module.to(self.device)
         if self.backbone.is_convolutional:
             module.to(memory_format=torch.channels_last)
-        forward: Callable[[torch.Tensor], torch.Tensor] = torch.compile(module, dynamic=False) if self.compiled else module
+        forward: Compute = torch.compile(module, dynamic=False) if self.compiled else module
 
         # Float32 features stand for final figures: a GPU's convolutions are not to round them to TF32.
         full = self.autocast is None and self.device.type == "cuda"
@@ -177,7 +179,13 @@ def view_ids(table: ImageTable, view: int | None) -> np.ndarray:
 
 
 def extract(
-    extractor: Extractor, folder: FeatureFolder, data: ImageDataset, ids: np.ndarray, *, description: str = ""
+    extractor: Extractor,
+    compute: Compute,
+    folder: FeatureFolder,
+    data: ImageDataset,
+    ids: np.ndarray,
+    *,
+    description: str = "",
 ) -> tuple[torch.Tensor | None, int]:
     """Return the features [n, d] of a data set, on the main process only, and how many had to be computed.
 
@@ -186,6 +194,7 @@ def extract(
 
     Args:
         extractor: how to compute.
+        compute: the extractor, `ready`; once for all data sets, so that nothing is compiled twice.
         folder: where features of this kind are kept.
         data: images and transform.
         ids: "S16" [n], what the store calls each image.
@@ -204,25 +213,28 @@ def extract(
         broadcast_object_list(found)
         missing = found[0]
         if len(missing):
-            bounds = np.linspace(0, len(missing), state.num_processes + 1).astype(int)
-            own = missing[bounds[state.process_index] : bounds[state.process_index + 1]]
+            own = missing[own_part(len(missing), state.process_index, state.num_processes)]
             if len(own):
-                _compute(extractor, folder, data, ids, own, description if state.is_main_process else None)
+                _compute(extractor, compute, folder, data, ids, own, description if state.is_main_process else None)
             state.wait_for_everyone()
         return folder.read(ids) if state.is_main_process else None, len(missing)
 
 
 def _compute(
-    extractor: Extractor, folder: FeatureFolder, data: ImageDataset, ids: np.ndarray, own: np.ndarray, description: str | None
+    extractor: Extractor,
+    compute: Compute,
+    folder: FeatureFolder,
+    data: ImageDataset,
+    ids: np.ndarray,
+    own: np.ndarray,
+    description: str | None,
 ) -> None:
     from tqdm.auto import tqdm
 
     kept: list[torch.Tensor] = []
     first = 0  # position in `own` of the first row that is not written yet
-    with (
-        extractor.ready() as compute,
-        tqdm(total=len(own), desc=description, unit="image", leave=False, disable=True if description is None else None) as bar,
-    ):
+    quiet = True if description is None else None
+    with tqdm(total=len(own), desc=description, unit="image", leave=False, disable=quiet) as bar:
         for pixels, count in _batches(extractor, data, own):
             kept.append(compute(pixels)[:count])
             bar.update(count)

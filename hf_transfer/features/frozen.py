@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..data.dataset import ImageDataset
+from ..data.dataset import ImageDataset, spread_images
 from ..data.transforms import build_train_transform
 from .extraction import Extractor, compiling_pays, extract, probe_layers, view_ids
 from .space import FeatureSpace, feature_space, weights_digest
@@ -100,31 +100,34 @@ def extract_splits(
     fast = replace(eager, compiled=_compiles(compile_mode, eager, space, store, others, views))
     evaluated = backbone.preprocessing
     computed = total = 0
-    found: dict[bool, dict[str, torch.Tensor]] = {True: {}, False: {}}
-    spaces = []
-    for split, table in tables.items():
-        extractor = plain if split in exact else fast
-        folder = store.folder(place := space(extractor))
-        features, count = extract(
-            extractor, folder, ImageDataset(table, evaluated), view_ids(table, None), description=f"features of {split}"
-        )
-        computed, total = computed + count, total + len(table)
-        spaces.append(place.key)
-        if features is not None:
-            found[split in exact][split] = features
-    augmented = []
-    if augment_preset != "none":
-        transform = build_train_transform(augment_preset, evaluated)
-        folder = store.folder(place := space(fast, {"preset": augment_preset, "seed": seed}))
-        spaces.append(place.key)
-        for view in range(views):
-            data = ImageDataset(tables["train"], transform, seed=seed)
-            data.epoch = view
-            ids = view_ids(tables["train"], view)
-            features, count = extract(fast, folder, data, ids, description=f"view {view + 1} of {views}")
-            computed, total = computed + count, total + len(data)
-            if features is not None:
-                augmented.append(features)
+    spaces: set[str] = set()
+    found: dict[bool, dict[str, torch.Tensor]] = {False: {}, True: {}}
+    augmented: list[torch.Tensor] = []
+    for exactly, extractor in ((False, fast), (True, plain)):
+        # What to extract this way: the name of a split, or None for a view; its images; what the view depends on.
+        jobs: list[tuple[str | None, ImageDataset, dict | None]] = [
+            (split, ImageDataset(table, evaluated), None) for split, table in tables.items() if (split in exact) is exactly
+        ]
+        if not exactly and augment_preset != "none":
+            transform = build_train_transform(augment_preset, evaluated)
+            for number in range(views):
+                data = ImageDataset(tables["train"], transform, seed=seed)
+                data.epoch = number
+                jobs.append((None, data, {"preset": augment_preset, "seed": seed}))
+        with extractor.ready() as compute:
+            for split, data, view in jobs:
+                place = space(extractor, view)
+                ids = view_ids(data.table, None if view is None else data.epoch)
+                name = f"features of {split}" if split else f"view {data.epoch + 1} of {views}"
+                features, count = extract(extractor, compute, store.folder(place), data, ids, description=name)
+                computed, total = computed + count, total + len(data)
+                spaces.add(place.key)
+                if features is None:
+                    continue  # only the main process has them
+                if split:
+                    found[exactly][split] = features
+                else:
+                    augmented.append(features)
     return FrozenFeatures(
         fast=found[False],
         exact=found[True],
@@ -134,7 +137,7 @@ def extract_splits(
         total=total,
         seconds=time.perf_counter() - began,
         compiled=fast.compiled,
-        spaces=sorted(set(spaces)),
+        spaces=sorted(spaces),
     )
 
 
@@ -170,6 +173,11 @@ def _compiles(
     return answer[0]
 
 
+def probe_heads(backbone: Backbone) -> list[nn.Linear]:
+    """Return the linear layers that a probe replaces."""
+    return [backbone.model.get_submodule(path) for path in probe_layers(backbone)]
+
+
 def set_head(backbone: Backbone, weight: torch.Tensor, bias: torch.Tensor) -> None:
     """Put a linear head on features into a model.
 
@@ -181,7 +189,7 @@ def set_head(backbone: Backbone, weight: torch.Tensor, bias: torch.Tensor) -> No
         weight: float32 [C, d].
         bias: float32 [C].
     """
-    heads: list[nn.Linear] = [backbone.model.get_submodule(path) for path in probe_layers(backbone)]
+    heads = probe_heads(backbone)
     with torch.no_grad():
         for head, part in zip(heads, weight.split([head.in_features for head in heads], dim=1), strict=True):
             head.weight.copy_(part * len(heads))
@@ -190,7 +198,7 @@ def set_head(backbone: Backbone, weight: torch.Tensor, bias: torch.Tensor) -> No
 
 def head_logits(backbone: Backbone, features: torch.Tensor) -> torch.Tensor:
     """Return the logits, float32 [n, C], that a model's own head or heads give on features [n, d]."""
-    heads: list[nn.Linear] = [backbone.model.get_submodule(path) for path in probe_layers(backbone)]
+    heads = probe_heads(backbone)
     parts = features.float().cpu().split([head.in_features for head in heads], dim=1)
     with torch.inference_mode():
         logits = [
@@ -220,9 +228,7 @@ def check_saved(saved: Backbone, weights: str, table: ImageTable, logits: torch.
     """
     if weights_digest(saved.model, probe_layers(saved)) != weights:
         raise RuntimeError("the frozen weights of the saved model are not those that the features were computed with")
-    rows = torch.linspace(0, len(table) - 1, min(count, len(table))).long()
-    data = ImageDataset(table, saved.preprocessing)
-    pixels = torch.stack([data[int(row)]["pixel_values"] for row in rows])
+    rows, pixels = spread_images(ImageDataset(table, saved.preprocessing), count)
     with torch.inference_mode():
         found = saved.model.eval()(pixel_values=pixels).logits.float()
     expected = logits[rows]

@@ -10,10 +10,16 @@ import torch
 from torch.nn import functional
 
 from .heads import Candidate, Standardization
+from .scores import validation_scores
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 WEIGHT_DECAYS = (0.0, 1e-2, 1e-1)
 NORMALIZATIONS = ("none", "standardize")
+
+
+def cosine(progress: float) -> float:
+    """Return the share of the peak learning rate after a share of the steps: a half cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class HeadGrid:
@@ -60,7 +66,7 @@ class HeadGrid:
         # The gradient of the mean cross-entropy with respect to the logits.
         error = ((log_probabilities.exp() - targets) / len(labels)).flatten(1)
         self._step += 1
-        rates = self._rates * 0.5 * (1 + math.cos(math.pi * (self._step - 1) / self.steps))
+        rates = self._rates * cosine((self._step - 1) / self.steps)
         self._update(0, self.weight, features.T @ error, rates, self._decays)
         self._update(1, self.bias, error.sum(0), rates, None)
         return -(log_probabilities * targets).sum(-1).mean(0)
@@ -113,8 +119,6 @@ def fit_grid(
         seed: of the order of the rows.
         curve_points: how many epochs leave a point on the curves.
     """
-    from .scores import validation_scores
-
     pairs = list(itertools.product(learning_rates, weight_decays))
     count, width = views[0].shape
     steps = epochs * math.ceil(count / batch_size)

@@ -63,6 +63,11 @@ class Candidate:
     scores: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def parameters(self) -> int:
+        """How many parameters the head has."""
+        return self.weight.numel() + self.bias.numel()
+
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Return float32 [n, C] for raw features [n, d]."""
         return torch.nn.functional.linear(features.float(), self.weight, self.bias)

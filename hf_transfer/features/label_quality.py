@@ -72,19 +72,17 @@ def _label_issues(
     seed: int,
 ) -> list[dict[str, Any]]:
     from cleanlab.filter import find_label_issues
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from .logistic import few_blas_threads
+    from .logistic import quiet_fit
 
     occurring, targets = np.unique(labels, return_inverse=True)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=200, tol=1e-3))
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    with few_blas_threads(inputs), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with quiet_fit(inputs):
         probabilities = cross_val_predict(model, inputs, targets, cv=folds, method="predict_proba")
     suspects = find_label_issues(targets, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
     issues = []

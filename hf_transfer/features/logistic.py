@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,13 +19,16 @@ INVERSE_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 _SMALL = 10_000_000  # numbers
 
 
-def few_blas_threads(inputs: np.ndarray) -> threadpool_limits:
-    """Return a context in which BLAS uses one thread on small inputs.
+@contextlib.contextmanager
+def quiet_fit(inputs: np.ndarray) -> Iterator[None]:
+    """Fit without warnings that an iteration limit was met, with one BLAS thread on small inputs.
 
-    Its threads and torch's, which wait actively for their next work, otherwise take the processors from one another: four
+    BLAS's threads and torch's, which wait actively for their next work, otherwise take the processors from one another: four
     times the seconds on 1,200 x 1,280 features and two cores.
     """
-    return threadpool_limits(1 if inputs.size <= _SMALL else None, user_api="blas")
+    with threadpool_limits(1 if inputs.size <= _SMALL else None, user_api="blas"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def fit_logistic(
@@ -54,8 +58,7 @@ def fit_logistic(
     candidates = []
     for penalty in inverse_penalties:
         model.set_params(C=penalty)
-        with few_blas_threads(inputs), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # an unfinished fit is a candidate like any other
+        with quiet_fit(inputs):  # an unfinished fit is a candidate like any other
             model.fit(inputs, targets)
         weight, bias = torch.from_numpy(model.coef_).float(), torch.from_numpy(model.intercept_).float()
         if len(model.classes_) == 2:  # one row: the log-odds of the second class

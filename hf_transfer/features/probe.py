@@ -14,7 +14,7 @@ import torch
 
 from ..errors import UserError
 from ..recipe.training_arguments import FEATURE_FIELDS
-from .grid import LEARNING_RATES, WEIGHT_DECAYS, fit_grid
+from .grid import LEARNING_RATES, WEIGHT_DECAYS, cosine, fit_grid
 from .heads import Candidate
 from .scores import choose
 
@@ -58,7 +58,6 @@ class Probe:
     def write_history(self, path: Path, phase: str, train_size: int, batch_size: int) -> None:
         """Write the chosen head's curve as history.csv; a logistic regression has its last point only."""
         head = self.head
-        trainable = head.weight.numel() + head.bias.numel()
         steps = math.ceil(train_size / batch_size)
         curve = head.curve or [{"epoch": 0.0, **head.scores}]
         rate = head.settings.get("learning_rate")
@@ -68,10 +67,9 @@ class Probe:
             writer.writeheader()
             for point in curve:
                 step = round(point["epoch"]) * steps
-                common = {"step": step, "epoch": point["epoch"], "phase": phase, "trainable_parameters": trainable}
+                common = {"step": step, "epoch": point["epoch"], "phase": phase, "trainable_parameters": head.parameters}
                 if "train_loss" in point and rate is not None:
-                    progress = point["epoch"] / head.settings["epochs"]
-                    now = rate * 0.5 * (1 + math.cos(math.pi * progress))
+                    now = rate * cosine(point["epoch"] / head.settings["epochs"])
                     writer.writerow({**common, "split": "train", "loss": point["train_loss"], "learning_rate/head": now})
                 scores = {name: point[name] for name in ("loss", "accuracy", "macro_f1")}
                 writer.writerow({**common, "split": "validation", **scores})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,9 @@ from .heads import Candidate
 
 def validation_scores(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
     """Return accuracy, macro F1 over the classes that occur, and mean negative log-likelihood.
+
+    The first two are those of `metrics.quick_metrics`, which takes 2.5 ms for 400 images through scikit-learn: 2 s for a grid.
+    It also refuses logits that are not finite, where here a head may have diverged.
 
     Args:
         logits: float32 [n, C].
@@ -38,7 +42,7 @@ def choose(candidates: Sequence[Candidate], metric: str) -> int:
     Raises:
         ValueError: when no candidate has a finite loss.
     """
-    finite = [i for i, candidate in enumerate(candidates) if torch.tensor(candidate.scores["loss"]).isfinite()]
+    finite = [i for i, candidate in enumerate(candidates) if math.isfinite(candidate.scores["loss"])]
     if not finite:
         raise ValueError("no head has a finite validation loss")
     sign = -1.0 if metric == "loss" else 1.0

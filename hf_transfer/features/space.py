@@ -35,8 +35,7 @@ class FeatureSpace:
     @property
     def key(self) -> str:
         """32 hex digits: BLAKE2b of the facts."""
-        text = json.dumps(self.facts, sort_keys=True, default=str)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(json.dumps(self.facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def feature_space(

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from ..errors import UserError
+from ..run_directory import replacing, write_json
 from .space import FeatureSpace
 
 _SHARDS = "shard-*.safetensors"
@@ -76,7 +77,7 @@ class FeatureFolder:
             if not (path / "space.json").exists():
                 created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
                 content = {"name": space.name, "created": created, "facts": space.facts}
-                _write(path / "space.json", (json.dumps(content, indent=2) + "\n").encode())
+                write_json(path / "space.json", content)
         except OSError as error:
             raise _unwritable(path, error) from None
         self._trusted: set[str] = set()
@@ -96,7 +97,7 @@ class FeatureFolder:
         except OSError as error:
             raise _unwritable(self.path, error) from None
         try:
-            for left_over in self.path.glob("shard-*.tmp"):
+            for left_over in self.path.glob("*shard-*.tmp"):
                 left_over.unlink(missing_ok=True)
             yield
         finally:
@@ -139,7 +140,10 @@ class FeatureFolder:
         content = save({"ids": names, "features": features}, metadata={"checksum": _checksum(names, features)})
         name = f"shard-{hashlib.blake2b(names.numpy().tobytes(), digest_size=12).hexdigest()}.safetensors"
         try:
-            _write(self.path / name, content)
+            with replacing(self.path / name) as temporary, temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # a machine that stops leaves no shard that is there and empty
         except OSError as error:
             raise _unwritable(self.path, error) from None
         self._trusted.add(name)
@@ -234,13 +238,20 @@ class FeatureStore:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = cache_root() if root is None else root
+        self._folders: dict[str, FeatureFolder] = {}
 
     def folder(self, space: FeatureSpace) -> FeatureFolder:
-        """Return the folder of a space, made when missing."""
-        return FeatureFolder(self.root / space.key, space)
+        """Return the folder of a space, made when missing; always the same one, so that it checks each shard once."""
+        if space.key not in self._folders:
+            self._folders[space.key] = FeatureFolder(self.root / space.key, space)
+        return self._folders[space.key]
 
     def __contains__(self, space: FeatureSpace) -> bool:
         return (self.root / space.key / "space.json").exists()
+
+    def keys(self) -> list[str]:
+        """Return the keys of what is kept."""
+        return sorted(path.parent.name for path in self.root.glob("*/space.json"))
 
     def stored(self) -> list[StoredSpace]:
         """Return what is kept, the largest first."""
@@ -267,8 +278,7 @@ class FeatureStore:
             UserError: when there is no such space, or a run is writing into one; then nothing is removed.
         """
         keys = list(dict.fromkeys(keys))
-        known = {space.key for space in self.stored()}
-        unknown = [key for key in keys if key not in known]
+        unknown = sorted(set(keys) - set(self.keys()))
         if unknown:
             raise UserError(
                 f"no features under {', '.join(unknown)} in {self.root}; 'hf-transfer features list' shows the keys"
@@ -294,19 +304,6 @@ def _checksum(ids: torch.Tensor, features: torch.Tensor) -> str:
     digest.update(ids.numpy().data)
     digest.update(features.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, even when the machine stops."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:

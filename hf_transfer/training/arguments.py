@@ -23,17 +23,25 @@ def computes_on_cpu(training: dict[str, Any]) -> bool:
     return bool(training.get("use_cpu", not torch.accelerator.is_available()))
 
 
+def feature_defaults(training: dict[str, Any]) -> dict[str, Any]:
+    """Return the `training` section with the defaults filled in that heads on cached features need; no Trainer runs there."""
+    chosen = dict(training)
+    use_cpu = computes_on_cpu(chosen)
+    if not chosen.get("fp16"):
+        chosen.setdefault("bf16", bf16_pays(use_cpu))
+    chosen.setdefault("dataloader_num_workers", loader_workers(use_cpu))
+    # Null would mean the loss to transformers.
+    chosen["metric_for_best_model"] = chosen.get("metric_for_best_model") or "accuracy"
+    return chosen
+
+
 def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
     """Return the `training` section with the defaults a practitioner would choose filled in, for this machine.
 
     bf16 where the hardware gains, a loader process where it helps, evaluation and a checkpoint each epoch, the best model by
     validation accuracy kept, a tenth of the steps as warmup, TensorBoard on.
     """
-    chosen = dict(training)
-    use_cpu = computes_on_cpu(chosen)
-    if not chosen.get("fp16"):
-        chosen.setdefault("bf16", bf16_pays(use_cpu))
-    chosen.setdefault("dataloader_num_workers", loader_workers(use_cpu))
+    chosen = feature_defaults(training)
     chosen.setdefault("per_device_train_batch_size", 32)
     chosen.setdefault("per_device_eval_batch_size", 64)
     chosen.setdefault("warmup_steps", 0.1)
@@ -46,9 +54,6 @@ def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
             chosen.setdefault("save_steps", chosen["eval_steps"])
     chosen.setdefault("save_total_limit", 1)
     chosen.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite shows; and no wait for the GPU each step
-    chosen["metric_for_best_model"] = (
-        chosen.get("metric_for_best_model") or "accuracy"
-    )  # null would mean the loss to transformers
     chosen.setdefault("report_to", ["tensorboard"])
     if chosen.get("lr_scheduler_type") == "reduce_lr_on_plateau":
         # transformers leaves the scheduler's default, "min", even for a metric that grows.
@@ -57,20 +62,14 @@ def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def feature_defaults(training: dict[str, Any]) -> dict[str, Any]:
-    """Return the `training` section of a run on cached features with this machine's defaults filled in; no Trainer runs."""
-    chosen = dict(training)
-    use_cpu = computes_on_cpu(chosen)
-    if not chosen.get("fp16"):
-        chosen.setdefault("bf16", bf16_pays(use_cpu))
-    chosen.setdefault("dataloader_num_workers", loader_workers(use_cpu))
-    chosen["metric_for_best_model"] = chosen.get("metric_for_best_model") or "accuracy"
-    return chosen
-
-
 def autocast_dtype(training: dict[str, Any]) -> torch.dtype | None:
     """Return the dtype of autocast that a resolved `training` section asks for, None for float32."""
     return torch.bfloat16 if training.get("bf16") else torch.float16 if training.get("fp16") else None
+
+
+def precision_name(*, bf16: bool, fp16: bool) -> str:
+    """Return what `cost.precision` calls the precision of autocast: "bf16", "fp16" or "fp32"."""
+    return "bf16" if bf16 else "fp16" if fp16 else "fp32"
 
 
 def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> TrainingArguments:
@@ -101,7 +100,7 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
     reporters = training.get("report_to") or []
     reporters = [reporters] if isinstance(reporters, str) else reporters
     selects = training["eval_strategy"] != "no"
-    greater_is_better = fields.pop("greater_is_better", None)
+    fields.pop("greater_is_better", None)  # the recipe's check has seen that it says the same
     try:
         arguments = TrainingArguments(
             output_dir=str(checkpoints),
@@ -110,7 +109,7 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
             remove_unused_columns=False,
             label_names=["labels"],
             load_best_model_at_end=selects,
-            greater_is_better=training["metric_for_best_model"] != "loss" if greater_is_better is None else greater_is_better,
+            greater_is_better=training["metric_for_best_model"] != "loss",
             dataloader_persistent_workers=False,
             use_cpu=computes_on_cpu(training),
             disable_tqdm=fields.pop("disable_tqdm", None),

@@ -20,8 +20,8 @@ class Float32DepthwiseBackward(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace the call where it is a slow depthwise convolution."""
-        if func is torch.conv2d and not kwargs and _autocasts() and _is_slow_depthwise(*args):
-            return _conv2d(*args)
+        if func is torch.conv2d and not kwargs and _autocasts() and (output := _slow_depthwise(*args)) is not None:
+            return output
         return func(*args, **(kwargs or {}))
 
 
@@ -29,20 +29,7 @@ def _autocasts() -> bool:
     return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16 and torch.is_grad_enabled()
 
 
-def _is_slow_depthwise(
-    pixels: torch.Tensor,
-    weight: torch.Tensor,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> bool:
-    depthwise = 1 < groups == weight.shape[0] and weight.shape[1] == 1
-    return depthwise and (max(weight.shape[-2:]) >= 5 or max(_pair(stride)) > 1) and not isinstance(padding, str)
-
-
-def _conv2d(
+def _slow_depthwise(
     pixels: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
@@ -50,7 +37,12 @@ def _conv2d(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> torch.Tensor:
+) -> torch.Tensor | None:
+    """Return a depthwise convolution that bf16 is slow at, None for any other."""
+    depthwise = 1 < groups == weight.shape[0] and weight.shape[1] == 1
+    slow = max(weight.shape[-2:]) >= 5 or max(_pair(stride)) > 1
+    if not (depthwise and slow) or isinstance(padding, str):
+        return None
     return _Depthwise.apply(pixels.to(torch.bfloat16), weight, bias, (_pair(stride), _pair(padding), _pair(dilation), groups))
 
 

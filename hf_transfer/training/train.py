@@ -16,7 +16,7 @@ from ..data.build import Splits
 from ..data.dataset import Collate, ImageDataset
 from ..data.transforms import build_train_transform
 from ..strategies.phases import Phase
-from .arguments import build_arguments
+from .arguments import build_arguments, precision_name
 from .freezing import FreezingCallback
 from .hardware import peak_memory_mb
 from .history import HistoryCallback
@@ -128,7 +128,7 @@ def train(trainer: TransferTrainer, freezing: FreezingCallback, resume_from: Pat
         images_per_second=images / seconds,
         trainable_parameters=dict(freezing.trainable),
         peak_memory_mb=peak_memory_mb(args.device),
-        precision="bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        precision=precision_name(bf16=args.bf16, fp16=args.fp16),
     )
 
 

@@ -34,8 +34,13 @@ def folder_for(tmp_path):
     return make
 
 
+def extracted(extractor, folder, data, ids):
+    with extractor.ready() as compute:
+        return extract(extractor, compute, folder, data, ids)
+
+
 def features_of(extractor, folder, table):
-    return extract(extractor, folder, ImageDataset(table, extractor.backbone.preprocessing), view_ids(table, None))
+    return extracted(extractor, folder, ImageDataset(table, extractor.backbone.preprocessing), view_ids(table, None))
 
 
 def plain_features(backbone, table):
@@ -94,7 +99,7 @@ def test_extract__bit_equal_after_an_interruption(lite0, textile, folder_for, mo
 
     folder = folder_for(extractor)
     with pytest.raises(KeyboardInterrupt):
-        extract(extractor, folder, Interrupted(table, lite0.preprocessing), view_ids(table, None))
+        extracted(extractor, folder, Interrupted(table, lite0.preprocessing), view_ids(table, None))
     assert len(folder.missing(view_ids(table, None))) == len(table) - 32  # one shard was whole
     found, computed = features_of(extractor, folder_for(extractor), table)
     assert computed == len(table) - 32
@@ -165,7 +170,7 @@ def test_extract__views_are_those_of_live_training(lite0, textile, folder_for):
     extractor = Extractor(lite0, CPU, None, False, 0)
     data = ImageDataset(table, build_train_transform("basic", lite0.preprocessing), seed=7)
     data.epoch = 1
-    found, _ = extract(extractor, folder_for(extractor), data, view_ids(table, 1))
+    found, _ = extracted(extractor, folder_for(extractor), data, view_ids(table, 1))
     live = ImageDataset(table, build_train_transform("basic", lite0.preprocessing), seed=7)
     live.epoch = 1
     pixels = torch.stack([live[index]["pixel_values"] for index in range(len(table))])
