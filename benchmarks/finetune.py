@@ -69,7 +69,7 @@ from PIL import Image
 from printing import machine_facts, print_facts, print_table, spread
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torchvision.transforms import CenterCrop, Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, Resize, ToTensor
 from transformers import AutoModelForImageClassification, Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.trainer_callback import PrinterCallback
@@ -77,15 +77,16 @@ from transformers.trainer_callback import PrinterCallback
 from hf_transfer import register
 from hf_transfer.backbones.backbone import Backbone
 from hf_transfer.backbones.build import build_backbone
+from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.build import Splits, build_splits
 from hf_transfer.data.dataset import Collate, ImageDataset
 from hf_transfer.data.table import ImageTable
-from hf_transfer.data.transforms import build_train_transform
 from hf_transfer.recipe import Recipe, parse_recipe
-from hf_transfer.strategies.phases import build_phases
+from hf_transfer.strategies.schedules import build_schedule
 from hf_transfer.training.arguments import build_arguments, training_defaults
 from hf_transfer.training.depthwise import Float32DepthwiseBackward
 from hf_transfer.training.hardware import device_name, keep_freed_memory
+from hf_transfer.training.sampler import EpochSampler
 from hf_transfer.training.train import build_trainer
 
 GOALS = {"bare": 0.97, "example": 2.0}  # no goal was set for the others
@@ -233,12 +234,13 @@ def run_ours(work: Work) -> Run:
     watch.follow(backbone.model)
     with tempfile.TemporaryDirectory(dir=work.scratch) as folder:
         watch.mark("build")
-        trainer, _ = build_trainer(
+        trainer = build_trainer(
             backbone,
             work.splits,
-            build_phases(work.recipe.strategy, backbone.groups),
+            build_schedule(work.recipe.strategy, [group.name for group in backbone.groups]),
             training={**work.training, **work.length},
-            augment_preset=work.recipe.augment.preset,
+            augment=work.recipe.augment,
+            loss=work.recipe.loss,
             seed=work.recipe.seed,
             checkpoints=Path(folder, "checkpoints"),
             history=Path(folder, "history.csv"),
@@ -249,27 +251,6 @@ def run_ours(work: Work) -> Run:
         result = trainer.train()
         watch.mark("done")
     return watch.run(trainer.state.global_step, result.training_loss)
-
-
-class EpochOrder(Sampler[int]):
-    """The order in which accelerate's seeded sampler visits images: `bare` and `ours` see the same batches.
-
-    Args:
-        count: number of images.
-        seed: seed of the first epoch; each later epoch adds one.
-    """
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count = count
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Any:
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed + self.epoch))
-        return iter(order.tolist())
 
 
 def run_bare_tuned(work: Work) -> Run:
@@ -298,8 +279,7 @@ def run_bare(work: Work, around_step: contextlib.AbstractContextManager | None =
         "num_workers": training["dataloader_num_workers"],
         "pin_memory": device.type == "cuda",
     }
-    order = EpochOrder(len(data), seed)
-    loader = DataLoader(data, sampler=order, **loading)
+    loader = DataLoader(data, sampler=EpochSampler(data, seed), **loading)  # the order of `ours`
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["learning_rate"], weight_decay=0.0, fused=True)
     warmup = math.ceil(training["warmup_steps"] * work.total_steps)
     scheduler = get_scheduler(training["lr_scheduler_type"], optimizer, warmup, work.total_steps)
@@ -309,7 +289,7 @@ def run_bare(work: Work, around_step: contextlib.AbstractContextManager | None =
 
     watch.mark("train")
     while step < work.total_steps:
-        data.epoch = order.epoch = step // len(loader)
+        data.epoch = step // len(loader)
         for batch in loader:
             if step == 0:
                 watch.mark("first step")

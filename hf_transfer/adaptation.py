@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,42 +23,131 @@ if TYPE_CHECKING:
     from .features.frozen import FrozenFeatures
     from .features.probe import Probe
     from .recipe import Recipe
+    from .training.adapters import Adapters
+    from .training.trainer import TransferTrainer
 
 
-def train_live(
-    recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState, *, resume: bool
-) -> dict[str, Any]:
-    """Train with the Trainer, save the model, and return its metrics with the `cost` of training."""
-    from .strategies.phases import build_phases
-    from .training.train import build_trainer, train
+def prepare_network(recipe: Recipe, splits: Splits, backbone: Backbone) -> Adapters | None:
+    """Check that strategy and loss fit the network and its classes, and add the adapters of `lora`; nothing is written.
 
-    first_seconds = 0.0
-    first_parameters: dict[str, int] = {}
+    Raises:
+        UserError: saying what does not fit.
+    """
+    from .strategies.schedules import build_schedule
+    from .training.train import build_loss
+
+    build_schedule(recipe.strategy, [group.name for group in backbone.groups], recipe.training.get("num_train_epochs"))
+    build_loss(recipe.loss, 0.0, splits)
+    return add_lora(recipe, backbone)
+
+
+def add_lora(recipe: Recipe, backbone: Backbone) -> Adapters | None:
+    """Put the adapters of strategy `lora` into the network; None for any other strategy."""
+    from .recipe.schema import Lora
+
+    if recipe.strategy.name != "lora":
+        return None
+    from .training.adapters import add_adapters
+
+    return add_adapters(backbone, **(recipe.strategy.lora or Lora()).model_dump(), seed=recipe.seed)
+
+
+@dataclass(frozen=True)
+class LiveTraining:
+    """Everything that is ready to be trained with the Trainer.
+
+    Args:
+        trainer: the Trainer.
+        first_seconds: what the first phase took that needs no Trainer.
+        first_parameters: that phase, and how many parameters trained in it; empty where there is none.
+    """
+
+    trainer: TransferTrainer
+    first_seconds: float
+    first_parameters: dict[str, int]
+
+
+def prepare_live(
+    recipe: Recipe,
+    directory: RunDirectory,
+    splits: Splits,
+    backbone: Backbone,
+    state: PartialState,
+    adapters: Adapters | None,
+    *,
+    resume: bool = False,
+    last_phase_only: bool = False,
+) -> LiveTraining:
+    """Fit what a strategy fits on features first, and build the Trainer with its schedule.
+
+    Args:
+        recipe: with its `training` section resolved.
+        directory: where checkpoints and history go.
+        splits: the images.
+        backbone: the network with its new head, changed in place.
+        state: the processes.
+        adapters: what was put into the network, or None.
+        resume: use what an interrupted run has fitted.
+        last_phase_only: leave out the phases before the last.
+    """
+    from .strategies.schedules import build_schedule
+    from .training.train import build_trainer
+
+    seconds: float = 0.0
+    parameters: dict[str, int] = {}
     if recipe.strategy.name == "two_phase":
-        first_seconds, first_parameters = _fit_first_phase(recipe, directory, splits, backbone, state, resume=resume)
-    early = recipe.early_stopping
-    trainer, freezing = build_trainer(
+        seconds, parameters = _fit_first_phase(recipe, directory, splits, backbone, state, resume=resume)
+    names = [group.name for group in backbone.groups]
+    schedule = build_schedule(recipe.strategy, names, recipe.training.get("num_train_epochs"))
+    if last_phase_only:
+        schedule = replace(schedule, phases=(replace(schedule.phases[-1], epochs=None, patience=None),))
+    trainer = build_trainer(
         backbone,
         splits,
-        build_phases(recipe.strategy, backbone.groups),
+        schedule,
         training=recipe.training,
-        augment_preset=recipe.augment.preset,
+        augment=recipe.augment,
+        loss=recipe.loss,
         seed=recipe.seed,
         checkpoints=directory.checkpoints,
         history=directory.history,
         tensorboard=directory.tensorboard,
-        early_stopping=(early.patience, early.min_delta) if early else None,
+        ema=recipe.ema,
+        early_stopping=recipe.early_stopping,
+        adapters=adapters,
     )
-    checkpoint = directory.last_checkpoint() if resume else None
-    cost = train(trainer, freezing, checkpoint)
+    return LiveTraining(trainer, seconds, parameters)
+
+
+def train_live(
+    recipe: Recipe,
+    directory: RunDirectory,
+    splits: Splits,
+    backbone: Backbone,
+    state: PartialState,
+    adapters: Adapters | None,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """Train with the Trainer, save the model, and return its metrics with the `cost` of training."""
+    from .training.checkpoints import last_complete
+    from .training.train import train
+
+    live = prepare_live(recipe, directory, splits, backbone, state, adapters, resume=resume)
+    cost = train(live.trainer, last_complete(directory.checkpoints) if resume else None)
+    if adapters is not None:
+        if state.is_main_process:
+            with replacing(directory.adapter) as temporary:
+                adapters.save(temporary)
+        adapters.merge()
     if state.is_main_process:
         with replacing(directory.model) as temporary:
             backbone.save(temporary)
     state.wait_for_everyone()
     metrics = _evaluate_saved(recipe, directory, splits, state)
     metrics["cost"] = {
-        "train_seconds": first_seconds + cost.seconds,
-        "trainable_parameters": first_parameters | cost.trainable_parameters,
+        "train_seconds": live.first_seconds + cost.seconds,
+        "trainable_parameters": live.first_parameters | cost.trainable_parameters,
         "peak_memory_mb": cost.peak_memory_mb,
         "images_per_second": cost.images_per_second,
         "precision": cost.precision,

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .adaptation import classify_by_neighbours, fit_linear_probe, train_live
+from .adaptation import classify_by_neighbours, fit_linear_probe, prepare_network, train_live
 from .connection import go_offline_if_unreachable
 from .data.sources import is_hub_source
 from .environment import git_commit, platform_facts, versions
 from .errors import UserError
 from .recipe import Recipe, dump_recipe
+from .recipe.schema import Loss
 from .run_directory import RunDirectory, write_json
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
         UserError: when the recipe cannot be carried out; nothing has been written then, unless training had begun.
     """
     directory = RunDirectory(Path(recipe.output_dir))
-    _prepare_process(recipe)
+    prepare_process(recipe)
     if recipe.mode == "evaluate":
         return _evaluate(recipe, directory, resume=resume, overwrite=overwrite)
     return _train(recipe, directory, resume=resume, overwrite=overwrite)
@@ -65,12 +66,16 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     from .training.arguments import build_arguments, feature_defaults, training_defaults
 
     started = time.perf_counter()
-    from_features = _needs_features_only(recipe)
+    from_features = needs_features_only(recipe)
     if recipe.features.label_quality:
         from .features.label_quality import require_cleanlab
 
         require_cleanlab()
-    training = feature_defaults(recipe.training) if from_features else training_defaults(recipe.training)
+    if recipe.strategy.name == "lora":
+        from .training.adapters import require_peft
+
+        require_peft()
+    training = feature_defaults(recipe.training) if from_features else training_defaults(recipe.training, recipe.strategy)
     recipe = recipe.model_copy(update={"training": training})
     resolved = dump_recipe(recipe)
 
@@ -80,11 +85,12 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
         return RunResult(directory, directory.read_metrics())
     if not from_features:
         build_arguments(training, directory.checkpoints, recipe.seed)  # starts the process group where there is one
-    state = _process_state(training)
+    state = process_state(training)
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=True)
     backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
     if from_features or recipe.strategy.name == "two_phase":
         probe_layers(backbone)  # refuses a head that is more than linear
+    adapters = None if from_features else prepare_network(recipe, splits, backbone)
     check_first_batch(backbone.preprocessing, splits.tables["train"])
     _say_splits(splits, state)
     state.wait_for_everyone()  # every process has looked at the directory before one of them writes into it
@@ -99,7 +105,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     elif from_features:
         metrics = fit_linear_probe(recipe, directory, splits, backbone, state)
     else:
-        metrics = train_live(recipe, directory, splits, backbone, state, resume=resume)
+        metrics = train_live(recipe, directory, splits, backbone, state, adapters, resume=resume)
     metrics["cost"] |= {
         "total_seconds": time.perf_counter() - started,
         "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
@@ -108,7 +114,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     return _finish(directory, metrics, state)
 
 
-def _needs_features_only(recipe: Recipe) -> bool:
+def needs_features_only(recipe: Recipe) -> bool:
     """Return whether a run needs no more of its backbone than the features of each image; say so where it might."""
     if recipe.strategy.name != "linear_probe":
         return recipe.strategy.name == "knn"
@@ -120,7 +126,14 @@ def _needs_features_only(recipe: Recipe) -> bool:
         augment_preset=recipe.augment.preset,
         views=recipe.features.views,
         hidden_head=bool(recipe.model.head.hidden),
-        early_stopping=recipe.early_stopping is not None,
+        for_trainer={
+            "early_stopping": recipe.early_stopping is not None,
+            "ema": recipe.ema is not None,
+            "loss": recipe.loss != Loss(),
+            "augment.mixup": recipe.augment.mixup > 0,
+            "augment.cutmix": recipe.augment.cutmix > 0,
+            "augment.erasing": recipe.augment.erasing > 0,
+        },
     )
     if reason is not None and recipe.features.label_quality:
         raise UserError(f"features.label_quality reads cached features, and this run has none: {reason}")
@@ -144,7 +157,7 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     directory.check(resolved, resume=resume, overwrite=overwrite)
     if resume and directory.is_finished:
         return RunResult(directory, directory.read_metrics())
-    state = _process_state(training)
+    state = process_state(training)
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=False)
     backbone = load_as_it_is(recipe.model)
     align_labels(splits.class_names, model_class_names(backbone.model.config), recipe.evaluation.label_map)
@@ -191,7 +204,7 @@ def _finish(directory: RunDirectory, metrics: dict[str, Any], state: PartialStat
     return RunResult(directory, metrics if state.is_main_process else directory.read_metrics())
 
 
-def _prepare_process(recipe: Recipe) -> None:
+def prepare_process(recipe: Recipe) -> None:
     """Quiet the libraries, and find out once whether the Hub can be reached, before its client is imported."""
     if needs_hub(recipe):
         go_offline_if_unreachable()
@@ -210,7 +223,8 @@ def needs_hub(recipe: Recipe) -> bool:
     return is_hub_source(recipe.data.source) or not (local or Path(recipe.model.backbone).expanduser().exists())
 
 
-def _process_state(training: dict[str, Any]) -> PartialState:
+def process_state(training: dict[str, Any]) -> PartialState:
+    """Give this process its processors and its device, and return its place among the others."""
     from accelerate import PartialState
 
     from .training.arguments import computes_on_cpu

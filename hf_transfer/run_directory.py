@@ -25,6 +25,7 @@ _CONTENTS = (
     "label_quality.json",
     "predictions",
     "model",
+    "adapter",
     "plots",
     "tensorboard",
     "checkpoints",
@@ -58,6 +59,7 @@ class RunDirectory:
         self.label_quality = root / "label_quality.json"
         self.predictions = root / "predictions"
         self.model = root / "model"
+        self.adapter = root / "adapter"
         self.card = root / "README.md"
         self.plots = root / "plots"
         self.tensorboard = root / "tensorboard"
@@ -145,11 +147,6 @@ class RunDirectory:
     def read_metrics(self) -> dict[str, Any]:
         """Return the metrics of a finished run."""
         return json.loads(self.metrics.read_text(encoding="utf-8"))
-
-    def last_checkpoint(self) -> Path | None:
-        """Return the newest complete checkpoint: the Trainer writes trainer_state.json last."""
-        complete = [p.parent for p in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
-        return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def write_json(path: Path, data: Any) -> None:

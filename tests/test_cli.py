@@ -66,6 +66,148 @@ def test_run_main__resume_and_overwrite_exclude_each_other(capsys):
 
 
 @pytest.fixture
+def small_recipe(tmp_path):
+    """Write a recipe of a small network: `small_recipe(**data)`, returns its path."""
+
+    def write(source, **sections):
+        raw = {"data": {"source": str(source)}, "model": {"backbone": "timm:test_resnet"}, **sections}
+        path = tmp_path / "small.json"
+        path.write_text(json.dumps(raw), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_check__layers(small_recipe, capsys):
+    path = small_recipe("package:digits")
+    assert main(["check", "--layers", path]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert captured.out == (
+        f"{path}: 6 layer groups, 373,658 parameters\n"
+        "  group              parameters    share\n"
+        "  stem                    7,472    2.0 %\n"
+        "  timm_model.layer1      18,560    5.0 %\n"
+        "  timm_model.layer2      36,384    9.7 %\n"
+        "  timm_model.layer3      42,432   11.4 %\n"
+        "  timm_model.layer4     267,840   71.7 %\n"
+        "  head                      970    0.3 %\n"
+        "  phase 1, 'full': 373,658 parameters train (stem, timm_model.layer1, timm_model.layer2, timm_model.layer3, "
+        "timm_model.layer4, head)\n"
+        f"{path}: ok\n"
+    )
+
+
+def test_check__layers_as_json(small_recipe, capsys):
+    path = small_recipe("package:digits")
+    assert main(["check", "--layers", "--json", path, "nowhere.json"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["nowhere.json"] == {"problems": ["no such file"], "layers": [], "phases": [], "notes": []}
+    assert told[path]["problems"] == told[path]["notes"] == []
+    assert told[path]["layers"] == [
+        {"group": "stem", "parameters": 7472},
+        {"group": "timm_model.layer1", "parameters": 18560},
+        {"group": "timm_model.layer2", "parameters": 36384},
+        {"group": "timm_model.layer3", "parameters": 42432},
+        {"group": "timm_model.layer4", "parameters": 267840},
+        {"group": "head", "parameters": 970},
+    ]
+    assert [(phase["phase"], phase["parameters"]) for phase in told[path]["phases"]] == [("full", 373658)]
+
+
+def test_check__phases_with_what_trains_in_each(small_recipe, capsys):
+    strategy = {"name": "complete", "stages": 3, "phase_epochs": 2, "frozen_batch_norm": True}
+    assert main(["check", "--layers", small_recipe("package:digits", strategy=strategy)]) == 0
+    body = "timm_model.layer1 x 0.4, timm_model.layer2 x 0.4, timm_model.layer3 x 0.4, timm_model.layer4 x 0.4, head"
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("  phase")] == [
+        "  phase 1, 'head', at most 2 epochs: 970 parameters train (head)",
+        f"  phase 2, '2 stages', at most 2 epochs: 364,234 parameters train ({body})",
+        f"  phase 3, '3 stages', at most 2 epochs: 371,578 parameters train (stem x 0.3, {body})",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "phases"),
+    [
+        ("two_phase", ["phase 1, 'head, on features': 970 ", "phase 2, 'full': 373,658 "]),
+        ("norm_only", ["phase 1, 'norm_only': 3,050 "]),
+        ("lora", ["phase 1, 'lora': 49,314 "]),
+        ("knn", []),
+    ],
+)
+def test_check__phases_of_other_strategies(small_recipe, capsys, strategy, phases):
+    assert main(["check", "--layers", small_recipe("package:digits", strategy=strategy)]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  phase")]
+    assert len(lines) == len(phases)
+    for line, phase in zip(lines, phases, strict=True):
+        assert line.startswith(f"{phase}parameters train")
+
+
+def test_check__layers_find_what_does_not_fit_the_network(small_recipe, capsys):
+    path = small_recipe("package:digits", strategy={"name": "partial", "frozen_groups": 6})
+    assert main(["check", "--layers", path]) == 2
+    assert capsys.readouterr().err == (
+        "error: Found 1 problem in the recipe:\n"
+        "  - strategy.frozen_groups: expected at most 5, since the model has 6 layer groups; found 6\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "note"),
+    [
+        ("owner/images", "'owner/images' is no folder here, and a Hub data set is read with --data only"),
+        ("./nowhere", "data.source: no such folder: ./nowhere"),
+    ],
+)
+def test_check__layers_without_the_data(small_recipe, capsys, source, note):
+    path = small_recipe(source)
+    assert main(["check", "--layers", path]) == 0
+    first, second, *_, head, _, last = capsys.readouterr().out.splitlines()
+    assert (first, last) == (f"{path}: 6 layer groups, 372,882 parameters", f"{path}: ok")
+    assert second == f"{path}: note: the head is that of 2 classes: {note}"
+    assert head.split() == ["head", "194", "0.1", "%"]
+
+
+def test_check__layers_beside_the_data(small_recipe, capsys):
+    path = small_recipe("package:digits", evaluation={"splits": ["validation"]})
+    assert main(["check", "--data", "--layers", path]) == 0
+    first, second, *_, head, _, last = capsys.readouterr().out.splitlines()
+    assert first == f"{path}: 10 classes; images: train 1438, validation 359"
+    assert (second, last) == (f"{path}: 6 layer groups, 373,658 parameters", f"{path}: ok")
+    assert head.split() == ["head", "970", "0.3", "%"]
+
+
+def test_check__layers_of_an_unknown_backbone(small_recipe, capsys):
+    path = small_recipe("package:digits", model={"backbone": "timm:test_resnt"})
+    assert main(["check", "--layers", path]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (f"error: {path}: model.backbone: timm has no model 'test_resnt' (did you mean 'test_resnet'?)\n")
+
+
+def test_check__layers_reads_no_weights(small_recipe, capsys):
+    path = small_recipe("package:digits", model={"backbone": "torchvision:squeezenet1_1"})  # its weights are not here
+    assert main(["check", "--layers", path]) == 0
+    *_, head, _, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["head", "5,130", "0.7", "%"]
+    assert last == f"{path}: ok"
+
+
+def test_check__layers_of_an_evaluation(small_recipe, capsys, tmp_path):
+    """The head is the checkpoint's own."""
+    from hf_transfer.backbones.build import build_backbone
+    from hf_transfer.recipe.schema import Model
+
+    section = Model(backbone="timm:test_resnet", pretrained=False)
+    build_backbone(section, ["cat", "dog", "owl"], 0).save(tmp_path / "model")
+    path = small_recipe("package:digits", mode="evaluate", model={"backbone": str(tmp_path / "model")})
+    assert main(["check", "--layers", path]) == 0
+    *_, head, last = capsys.readouterr().out.splitlines()
+    assert head.split() == ["head", "291", "0.1", "%"]
+    assert last == f"{path}: ok"
+
+
+@pytest.fixture
 def stored(tmp_path, monkeypatch):
     """Two spaces in a cache of their own; return their keys."""
     import numpy as np

@@ -243,18 +243,6 @@ def test_check__a_directory_without_write_permission(tmp_path):
 # Checkpoints and metrics
 
 
-def test_last_checkpoint__is_the_newest_complete_one(tmp_path):
-    directory = RunDirectory(tmp_path)
-    assert directory.last_checkpoint() is None
-    for step in (9, 10, 100, 200):
-        (directory.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
-        (directory.checkpoints / f"checkpoint-{step}" / "model.safetensors").write_text("weights")
-    assert directory.last_checkpoint() is None
-    for step in (9, 10, 100):  # 200 was being written when the run was killed
-        (directory.checkpoints / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert directory.last_checkpoint() == directory.checkpoints / "checkpoint-100"
-
-
 def test_read_metrics__reads_what_was_written(finished):
     assert finished.read_metrics() == {"test": {"accuracy": 0.5}}
 

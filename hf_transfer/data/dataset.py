@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from .images import decode_rgb
 from .table import ImageTable
 from .transforms import Preprocessing
 
+Batch = dict[str, torch.Tensor]
+
 
 class ImageDataset(Dataset):
     """Images of a table as model inputs.
@@ -27,19 +30,29 @@ class ImageDataset(Dataset):
         table: the images.
         transform: RGB image to float32 [3, height, width]; may draw from torch's global generator.
         seed: seed of the run; None for transforms that draw nothing, which saves the seeding.
+        keys: let items carry the seed of their random stream as "key" too, for what is drawn once a batch; needs a seed.
     """
 
-    def __init__(self, table: ImageTable, transform: Callable[[Image.Image], torch.Tensor], seed: int | None = None) -> None:
+    def __init__(
+        self,
+        table: ImageTable,
+        transform: Callable[[Image.Image], torch.Tensor],
+        seed: int | None = None,
+        keys: bool = False,
+    ) -> None:
+        if keys and seed is None:
+            raise ValueError("keys are made from a seed: give one")
         self.table = table
         self.transform = transform
         self.seed = seed
+        self.keys = keys
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return {"pixel_values": float32 [3, height, width], "labels": int} of one image.
+        """Return {"pixel_values": float32 [3, height, width], "labels": int} of one image, and its "key" (int) if wanted.
 
         Raises:
             DataError: naming the image, when it cannot be read.
@@ -51,19 +64,30 @@ class ImageDataset(Dataset):
                 f"data: cannot read the image {self.table.name(index)}: {error or type(error).__name__}. "
                 "Mend or remove it, or set data.on_bad_image to 'skip'; 'hf-transfer check --data' lists all such images."
             ) from None
+        label = int(self.table.labels[index])
         if self.seed is None:
-            pixels = self.transform(image)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(sample_seed(self.seed, self.epoch, str(self.table.sample_ids[index])))
-                pixels = self.transform(image)
-        return {"pixel_values": pixels, "labels": int(self.table.labels[index])}
+            return {"pixel_values": self.transform(image), "labels": label}
+        key = sample_seed(self.seed, self.epoch, str(self.table.sample_ids[index]))
+        with random_stream(key):
+            item = {"pixel_values": self.transform(image), "labels": label}
+        return {**item, "key": key} if self.keys else item
 
 
 def sample_seed(seed: int, epoch: int, sample_id: str) -> int:
     """Return the 63-bit seed of one image in one epoch: BLAKE2b of (seed, epoch, sample id)."""
     digest = hashlib.blake2b(f"{seed}\0{epoch}\0{sample_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+@contextlib.contextmanager
+def random_stream(key: int) -> Iterator[None]:
+    """Let torch's global CPU generator start from this key of 63 bits; afterwards it goes on as if nothing had been drawn.
+
+    Generators of other devices are left alone (`torch.manual_seed` would seed them too): a model's dropout draws from them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key)
+        yield
 
 
 def check_first_batch(preprocessing: Preprocessing, table: ImageTable, count: int = 16) -> None:
@@ -88,17 +112,22 @@ class Collate:
 
     Args:
         channels_last: lay images out as NHWC in memory (the shape stays NCHW), once, where the batch is built.
+        mixing: what becomes of batches whose items carry a key, those of training; see `mixing.Mixing`.
     """
 
-    def __init__(self, channels_last: bool = False) -> None:
+    def __init__(self, channels_last: bool = False, mixing: Callable[[Batch], Batch] | None = None) -> None:
         self.channels_last = channels_last
+        self.mixing = mixing
 
-    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
-        """Return {"pixel_values": float32 [n, 3, height, width], "labels": int64 [n]}."""
+    def __call__(self, items: list[dict]) -> Batch:
+        """Return {"pixel_values": float32 [n, 3, height, width], "labels": int64 [n]}, or what mixing makes of it."""
         images = [item["pixel_values"] for item in items]
         pixels = torch.empty(
             (len(images), *images[0].shape),
             memory_format=torch.channels_last if self.channels_last else torch.contiguous_format,
         )
         torch.stack(images, out=pixels)
-        return {"pixel_values": pixels, "labels": torch.tensor([item["labels"] for item in items])}
+        batch = {"pixel_values": pixels, "labels": torch.tensor([item["labels"] for item in items])}
+        if self.mixing is None or "key" not in items[0]:
+            return batch
+        return self.mixing({**batch, "keys": torch.tensor([item["key"] for item in items])})

@@ -7,7 +7,6 @@ on the processor: it is shown a black and a white image, and the affine map from
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,8 +58,10 @@ class Preprocessing:
         return self.processor(image, return_tensors="pt")["pixel_values"][0].to(torch.float32)
 
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return float32 inputs for uint8 pixels [3, height, width] that already have the right size."""
-        return pixels.to(torch.float32).div_(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
+        """Return contiguous float32 inputs for uint8 pixels [3, height, width] that already have the right size."""
+        # Pillow's pixels are strided views (HWC in memory): laid out anew first, the arithmetic is four times as fast.
+        inputs = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        return inputs.div_(255.0).sub_(self.mean[:, None, None]).div_(self.std[:, None, None])
 
     def check_statistics(self, batch: torch.Tensor) -> None:
         """Stop when a batch cannot come from 8-bit images under these statistics.
@@ -111,37 +112,3 @@ def _interpolation(processor: Any) -> InterpolationMode:
         return InterpolationMode(config["interpolation"])
     resample = getattr(processor, "resample", None)
     return _PIL_TO_TORCHVISION.get(int(resample) if resample is not None else 2, InterpolationMode.BILINEAR)
-
-
-def build_train_transform(preset: str, preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
-    """Return what training images go through: float32 [3, height, width] from an RGB image.
-
-    Presets: `none` is the evaluation transform. `basic` is a random resized crop of 50 to 100 % of the area (aspect ratio 3/4
-    to 4/3; of an image far longer than that, torchvision takes the middle) and a horizontal flip with probability 0.5. Random
-    numbers come from torch's global generator, which the data set seeds for each sample.
-    """
-    if preset == "none":
-        return preprocessing
-    if preset == "basic":
-        from torchvision.transforms import v2
-
-        crop = v2.RandomResizedCrop(
-            preprocessing.size,
-            scale=(0.5, 1.0),
-            ratio=(3 / 4, 4 / 3),
-            interpolation=preprocessing.interpolation,
-            antialias=True,
-        )
-        return _Augmented(v2.Compose([crop, v2.RandomHorizontalFlip(0.5), v2.PILToTensor()]), preprocessing)
-    raise ValueError(f"unknown augmentation preset '{preset}'")
-
-
-class _Augmented:
-    """Random geometry on the image, then the checkpoint's statistics."""
-
-    def __init__(self, geometry: Callable[[Image.Image], torch.Tensor], preprocessing: Preprocessing) -> None:
-        self.geometry = geometry
-        self.preprocessing = preprocessing
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        return self.preprocessing.normalize(self.geometry(image))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..data.augmentation import build_train_transform
 from ..data.dataset import ImageDataset, spread_images
-from ..data.transforms import build_train_transform
 from .extraction import Extractor, compiling_pays, extract, probe_layers, view_ids
 from .space import FeatureSpace, feature_space, weights_digest
 from .store import FeatureStore

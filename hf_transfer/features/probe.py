@@ -76,7 +76,13 @@ class Probe:
 
 
 def live_reason(
-    training: Mapping[str, Any], *, cache: bool, augment_preset: str, views: int, hidden_head: bool, early_stopping: bool
+    training: Mapping[str, Any],
+    *,
+    cache: bool,
+    augment_preset: str,
+    views: int,
+    hidden_head: bool,
+    for_trainer: Mapping[str, bool],
 ) -> str | None:
     """Return why a frozen backbone has to see every image in every epoch, or None where its features are enough.
 
@@ -86,7 +92,7 @@ def live_reason(
         augment_preset: `augment.preset`.
         views: `features.views`.
         hidden_head: whether the head has hidden layers.
-        early_stopping: whether the recipe asks for it.
+        for_trainer: sections and keys that only the Trainer heeds, and whether the recipe asks for them.
     """
     if not cache:
         return "features.cache is false"
@@ -94,8 +100,8 @@ def live_reason(
         return f"augment.preset is '{augment_preset}' (features.views would cache that many views of each image)"
     if hidden_head:
         return "model.head.hidden makes the head more than linear"
-    if early_stopping:
-        return "early_stopping watches the Trainer"
+    if asked := [name for name, value in for_trainer.items() if value]:
+        return f"{asked[0]} is for the Trainer"
     others = sorted(set(training) - FEATURE_FIELDS)
     return f"training.{others[0]} is for the Trainer" if others else None
 

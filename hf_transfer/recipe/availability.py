@@ -7,27 +7,17 @@ from typing import Any
 
 from ..errors import Problem
 
-AVAILABLE_STRATEGIES = ("full", "linear_probe", "knn", "two_phase")
-AVAILABLE_PRESETS = ("none", "basic")
-
 # Each key with what of its values waits for a later version (None is never among them), and what to do meanwhile.
 _LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("data.group_column", lambda v: True, "leave it out"),
     ("data.task", lambda v: v != "single_label", "use 'single_label'"),
-    ("strategy.name", lambda v: v not in AVAILABLE_STRATEGIES, f"use one of {', '.join(AVAILABLE_STRATEGIES)}"),
-    ("strategy.layer_decay", lambda v: True, "leave it out"),
-    ("augment.preset", lambda v: v not in AVAILABLE_PRESETS, f"use one of {', '.join(AVAILABLE_PRESETS)}"),
-    ("augment.mixup", lambda v: v != 0, "use 0.0"),
-    ("augment.cutmix", lambda v: v != 0, "use 0.0"),
+    ("strategy.name", lambda v: v == "quantized_probe", "use 'linear_probe'"),
     ("features.pooling", lambda v: v != "default", "use 'default'"),
     (
         "model.backbone",
         lambda v: isinstance(v, str) and v.startswith("scratch:"),
         "use a Hub id, timm:, torchvision: or package:",
     ),
-    ("loss.name", lambda v: v != "cross_entropy", "use 'cross_entropy'"),
-    ("loss.class_weights", lambda v: True, "leave it out"),
-    ("ema", lambda v: True, "leave it out"),
     ("evaluation.monitor", bool, "leave it out"),
     ("evaluation.extra", bool, "evaluate the other test set in a run of its own"),
     ("hub.push", bool, "use false, and 'hf upload REPO RUN/model' when the run is done"),

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from ..errors import Problem, RecipeError, nearest
 from .availability import check_availability
-from .schema import Recipe
+from .schema import Loss, Recipe, Strategy
 from .training_arguments import FEATURE_FIELDS, check_training, described
 
 
@@ -76,8 +76,17 @@ def _check_across(recipe: Recipe) -> list[Problem]:
     """Return what does not go together in different sections."""
     problems = []
     strategy, preset = recipe.strategy.name, recipe.augment.preset
-    if recipe.early_stopping is not None and recipe.training.get("eval_strategy") == "no":
-        problems.append(Problem("early_stopping", "needs evaluations; found training.eval_strategy 'no'"))
+    problems += _check_strategy(recipe)
+    if recipe.training.get("eval_strategy") == "no":
+        watching = {
+            "early_stopping": recipe.early_stopping,
+            "ema": recipe.ema,
+            "strategy.patience": recipe.strategy.patience,
+            "strategy.phases": [phase for phase in recipe.strategy.phases or [] if phase.patience],
+        }
+        problems += [
+            Problem(path, "needs evaluations; found training.eval_strategy 'no'") for path, value in watching.items() if value
+        ]
     if recipe.features.views > 1 and (strategy != "linear_probe" or preset == "none"):
         problems.append(
             Problem(
@@ -98,8 +107,9 @@ def _check_across(recipe: Recipe) -> list[Problem]:
         ]
         if preset != "none":
             problems.append(Problem("augment.preset", f"expected 'none' for strategy 'knn'; found '{preset}'"))
-        if recipe.early_stopping is not None:
-            problems.append(Problem("early_stopping", "strategy 'knn' trains nothing; remove it"))
+        augment = {f"augment.{name}": getattr(recipe.augment, name) for name in ("mixup", "cutmix", "erasing")}
+        unused = augment | {"early_stopping": recipe.early_stopping, "ema": recipe.ema, "loss": recipe.loss != Loss()}
+        problems += [Problem(path, "strategy 'knn' trains nothing; remove it") for path, value in unused.items() if value]
         if recipe.model.head.hidden:
             problems.append(Problem("model.head.hidden", "strategy 'knn' has no head; remove it"))
     if strategy in ("knn", "two_phase") and not recipe.features.cache:
@@ -108,6 +118,55 @@ def _check_across(recipe: Recipe) -> list[Problem]:
         problems.append(
             Problem("model.head.hidden", "strategy 'two_phase' fits a linear head on features; remove it, or use 'full'")
         )
+    return problems
+
+
+# Which strategies heed each key of the section; the others heed them all.
+_HEEDED = {
+    "frozen_groups": ("partial", "two_phase"),
+    "stages": ("gradual", "discriminative", "complete"),
+    "head_epochs": ("gradual", "complete"),
+    "phase_epochs": ("gradual", "complete"),
+    "multipliers": ("discriminative", "complete"),
+    "patience": ("gradual", "discriminative", "complete"),
+    "min_delta": ("gradual", "discriminative", "complete"),
+    "phases": ("custom",),
+    "reset_optimizer": ("gradual", "complete"),
+    "lora": ("lora",),
+}
+_SEVERAL_PHASES = ("gradual", "complete", "custom")
+
+
+def _check_strategy(recipe: Recipe) -> list[Problem]:
+    """Return what a strategy does not heed, and what it lacks."""
+    section, name = recipe.strategy, recipe.strategy.name
+    default = Strategy()
+    problems = [
+        Problem(f"strategy.{key}", f"belongs to {' and '.join(heeding)}, and the strategy is '{name}'; remove it")
+        for key, heeding in _HEEDED.items()
+        if name not in heeding and getattr(section, key) != getattr(default, key)
+    ]
+    if name in ("linear_probe", "knn"):
+        problems += [
+            Problem(f"strategy.{key}", f"strategy '{name}' trains no layer below the head; remove it")
+            for key in ("layer_decay", "frozen_batch_norm")
+            if getattr(section, key) is not None
+        ]
+    if name == "partial" and section.frozen_groups is None:
+        problems.append(Problem("strategy.frozen_groups", "is required for strategy 'partial'; 0 freezes batch norm alone"))
+    if name == "custom" and section.phases is None:
+        problems.append(Problem("strategy.phases", "is required for strategy 'custom'"))
+    if section.scheduler == "global" and name not in _SEVERAL_PHASES:
+        problems.append(Problem("strategy.scheduler", f"expected 'phase' for strategy '{name}', which has one phase"))
+    if name in _SEVERAL_PHASES:
+        problems += [
+            Problem(f"training.{key}", f"strategy '{name}' {words}")
+            for key, value, words in (
+                ("max_steps", recipe.training.get("max_steps", -1) != -1, "counts epochs; use training.num_train_epochs"),
+                ("lr_scheduler_type", recipe.training.get("lr_scheduler_type") == "greedy", "needs a function of the step"),
+            )
+            if value
+        ]
     return problems
 
 

@@ -28,6 +28,7 @@ StrategyName = Literal[
     "complete",
     "norm_only",
     "lora",
+    "custom",
     "quantized_probe",
 ]
 AugmentPreset = Literal["none", "basic", "strong", "randaugment", "trivial", "crop_pad_flip_rotate"]
@@ -129,11 +130,92 @@ class Model(Section):
     head: Head = Field(default_factory=lambda: Head())
 
 
+class CustomPhase(Section):
+    """One phase of a strategy that the recipe spells out."""
+
+    name: str = Field(min_length=1, description="What logs and reports call the phase.")
+    train: list[str] = Field(
+        min_length=1,
+        description="Layer groups that train, by name or pattern ('encoder.layers.*', '*'); 'hf-transfer check --layers' "
+        "prints them. All others are frozen.",
+    )
+    epochs: Count | None = Field(None, description="How long it lasts at most; what num_train_epochs leaves, by default.")
+    rates: dict[str, float] = Field(
+        default_factory=dict, description="Learning-rate multiplier for each layer group or pattern; 1 where none fits."
+    )
+    patience: Count | None = Field(None, description="Evaluations without improvement that end the phase sooner.")
+    min_delta: float = Field(0.0, ge=0.0, description="The smallest change that counts as an improvement.")
+    reset_optimizer: bool = Field(False, description="Forget the optimizer's moments when the phase begins.")
+
+    @field_validator("rates")
+    @classmethod
+    def _rates_are_positive(cls, rates: dict[str, float]) -> dict[str, float]:
+        if wrong := [name for name, rate in rates.items() if rate <= 0]:
+            raise ValueError(f"expected multipliers above 0; freeze '{wrong[0]}' by leaving it out of train")
+        return rates
+
+
+class Lora(Section):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: Count = Field(8, description="Rank of the update of each weight.")
+    alpha: float = Field(16.0, gt=0.0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout before each adapter.")
+    targets: list[str] | None = Field(
+        None,
+        description="Last names of the layers that get an adapter ('q_proj'); by default queries and values of attention, else "
+        "every linear layer, else every ungrouped convolution: the first kind that the front half of the network has.",
+    )
+
+
 class Strategy(Section):
     """How the backbone is adapted."""
 
     name: StrategyName = Field("full", description="Which parts train, and when.")
-    layer_decay: Probability | None = Field(None, description="Layer-wise learning-rate decay from head to stem.")
+    layer_decay: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="Layer-wise learning-rate decay: each layer group's rate is this share of that of the group above it.",
+    )
+    frozen_groups: int | None = Field(
+        None, ge=0, description="partial, two_phase: how many layer groups stay frozen, counted from the stem."
+    )
+    frozen_batch_norm: bool | None = Field(
+        None, description="Keep the statistics and weights of every batch norm; true for partial, false elsewhere."
+    )
+    stages: int | None = Field(
+        None,
+        ge=2,
+        description="gradual, discriminative, complete: parts that the layer groups are put into, stem and head included; 5, "
+        "or as many as there are layer groups.",
+    )
+    head_epochs: Count | None = Field(None, description="gradual, complete: epochs of the first phase; as phase_epochs.")
+    phase_epochs: Count | None = Field(
+        None, description="gradual, complete: epochs of each phase at most; num_train_epochs in equal parts by default."
+    )
+    multipliers: list[float] | None = Field(
+        None, description="discriminative, complete: learning-rate multipliers from head to stem; 1, 0.4, 0.3, 0.2, 0.1."
+    )
+    patience: Count | None = Field(
+        None,
+        description="gradual, complete: evaluations without improvement that end a phase sooner; discriminative: that cut "
+        "the learning rates to a tenth (2).",
+    )
+    min_delta: float = Field(0.001, ge=0.0, description="With patience: the smallest change that counts as an improvement.")
+    phases: list[CustomPhase] | None = Field(None, min_length=1, description="custom: the phases in their order.")
+    scheduler: Literal["phase", "global"] = Field(
+        "phase", description="Whether the schedule of learning rates (warmup included) restarts in each phase."
+    )
+    reset_optimizer: bool = Field(False, description="gradual, complete: forget the optimizer's moments at each phase.")
+    lora: Lora | None = Field(None, description="lora: the adapters.")
+
+    @field_validator("multipliers")
+    @classmethod
+    def _multipliers_are_positive(cls, values: list[float] | None) -> list[float] | None:
+        if values is not None and (not values or min(values) <= 0):
+            raise ValueError("expected numbers above 0, one for each stage from head to stem")
+        return values
 
 
 class Augment(Section):
@@ -143,7 +225,10 @@ class Augment(Section):
         "basic", description="The augmentation preset; where nothing is said, linear_probe and knn have none."
     )
     mixup: float = Field(0.0, ge=0.0, description="Beta parameter of mixup; 0 is off.")
-    cutmix: float = Field(0.0, ge=0.0, description="Beta parameter of CutMix; 0 is off.")
+    cutmix: float = Field(
+        0.0, ge=0.0, description="Beta parameter of CutMix; 0 is off. With mixup, each batch is mixed one way or the other."
+    )
+    erasing: Probability = Field(0.0, description="Probability that a random rectangle of the image is erased.")
 
 
 class Features(Section):
@@ -167,12 +252,15 @@ class Loss(Section):
     class_weights: Literal["balanced"] | dict[str, float] | None = Field(
         None, description="'balanced', or a weight for each class by name."
     )
+    gamma: float = Field(2.0, ge=0.0, description="focal: how much well-classified images are weighted down.")
 
 
 class Ema(Section):
     """An exponential moving average of the weights."""
 
-    decay: float = Field(0.9998, gt=0.0, lt=1.0, description="Decay of the average, per step.")
+    decay: float = Field(
+        0.9998, gt=0.0, lt=1.0, description="Decay of the average, per step; less at first: (1 + step) / (10 + step)."
+    )
 
 
 class EarlyStopping(Section):

@@ -226,6 +226,12 @@ def _check_together(training: Mapping[str, object]) -> list[Problem]:
     problems = []
     if training.get("bf16") and training.get("fp16"):
         problems.append(Problem("training.fp16", "expected at most one of bf16 and fp16; found both true"))
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        options = training.get(name)
+        if isinstance(options, Mapping) and options.get("use_reentrant"):
+            problems.append(
+                Problem(f"training.{name}", "expected use_reentrant false: above frozen layers nothing would train; found true")
+            )
     evaluates = str(training.get("eval_strategy", "epoch"))
     saves = str(training.get("save_strategy", evaluates))
     if evaluates != "no" and saves not in (evaluates, "best"):

@@ -13,6 +13,8 @@ from .hardware import bf16_pays, loader_workers
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from ..recipe.schema import Strategy
+
 
 # Accuracy is computed from all predictions at once; with other values of these the first evaluation would fail.
 _FIXED = {"prediction_loss_only": False, "batch_eval_metrics": False, "eval_do_concat_batches": True}
@@ -35,13 +37,23 @@ def feature_defaults(training: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
-def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
+def training_defaults(training: dict[str, Any], strategy: Strategy | None = None) -> dict[str, Any]:
     """Return the `training` section with the defaults a practitioner would choose filled in, for this machine.
 
     bf16 where the hardware gains, a loader process where it helps, evaluation and a checkpoint each epoch, the best model by
-    validation accuracy kept, a tenth of the steps as warmup, TensorBoard on.
+    validation accuracy kept, a tenth of the steps as warmup, TensorBoard on. The strategy may have a schedule of its own:
+    `discriminative` cuts the learning rates to a tenth on a plateau, `complete` lets them fall along a cosine in each phase.
     """
     chosen = feature_defaults(training)
+    if strategy is not None and "lr_scheduler_type" not in chosen:
+        if strategy.name == "discriminative":
+            chosen["lr_scheduler_type"] = "reduce_lr_on_plateau"
+            # torch cuts after one evaluation more than its patience.
+            patience = (strategy.patience or 2) - 1
+            plateau = {"factor": 0.1, "patience": patience, "threshold": strategy.min_delta, "threshold_mode": "abs"}
+            chosen["lr_scheduler_kwargs"] = plateau | (chosen.get("lr_scheduler_kwargs") or {})
+        elif strategy.name == "complete":
+            chosen["lr_scheduler_type"] = "cosine"
     chosen.setdefault("per_device_train_batch_size", 32)
     chosen.setdefault("per_device_eval_batch_size", 64)
     chosen.setdefault("warmup_steps", 0.1)
@@ -55,6 +67,7 @@ def training_defaults(training: dict[str, Any]) -> dict[str, Any]:
     chosen.setdefault("save_total_limit", 1)
     chosen.setdefault("logging_nan_inf_filter", False)  # a loss that is not finite shows; and no wait for the GPU each step
     chosen.setdefault("report_to", ["tensorboard"])
+    chosen.setdefault("ddp_find_unused_parameters", False)  # each phase is wrapped for what trains in it
     if chosen.get("lr_scheduler_type") == "reduce_lr_on_plateau":
         # transformers leaves the scheduler's default, "min", even for a metric that grows.
         mode = "min" if chosen["metric_for_best_model"] == "loss" else "max"
@@ -118,6 +131,9 @@ def build_arguments(training: dict[str, Any], checkpoints: Path, seed: int) -> T
         )
     except (ValueError, ImportError, TypeError) as error:
         raise RecipeError([Problem("training", str(error).strip().splitlines()[0])]) from None
+    if arguments.auto_find_batch_size and arguments.world_size > 1:
+        problem = "expected false with several processes, of which one alone would run out of memory; found true"
+        raise RecipeError([Problem("training.auto_find_batch_size", problem)])
     if arguments.eval_strategy == arguments.save_strategy == "steps" and arguments.eval_steps != arguments.save_steps:
         problem = (
             f"expected {arguments.eval_steps}, as eval_steps, so that the best model on validation can be kept; "

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..backbones.layer_groups import LayerGroup
+from ..strategies.phases import Phase
 from .freezing import FreezingCallback
 
 _METRICS = ("loss", "accuracy", "macro_f1")
@@ -19,7 +20,8 @@ class HistoryCallback(TrainerCallback):
     """Append a row to history.csv at each log and evaluation; when resumed, first drop rows after the checkpoint.
 
     Columns: step, epoch, phase, split, loss, accuracy, macro_f1, learning_rate/GROUP for each layer group (empty while it is
-    frozen), trainable_parameters.
+    frozen), trainable_parameters, phase_end. The last one is filled in a row of its own, without a split, where a phase ends:
+    "epochs", "plateau", or "training" where the training ended before the phase did.
 
     Args:
         path: the file.
@@ -32,12 +34,13 @@ class HistoryCallback(TrainerCallback):
         self.groups = [group.name for group in groups]
         self.freezing = freezing
         self.rates: dict[str, float] = {}
+        self.ended = 0
 
     @property
     def columns(self) -> list[str]:
         """The header of the file."""
         rates = [f"learning_rate/{name}" for name in self.groups]
-        return ["step", "epoch", "phase", "split", *_METRICS, *rates, "trainable_parameters"]
+        return ["step", "epoch", "phase", "split", *_METRICS, *rates, "trainable_parameters", "phase_end"]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the header, keeping the rows up to the step that training continues from."""
@@ -51,7 +54,24 @@ class HistoryCallback(TrainerCallback):
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
-            writer.writerows(kept)
+            # A phase's end is told again when the next one begins, or when training ends.
+            writer.writerows(row for row in kept if not row["phase_end"] or int(row["step"]) < state.global_step)
+        self.ended = sum(bool(row["phase_end"]) and int(row["step"]) < state.global_step for row in kept)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Tell which phases have ended."""
+        self._tell_ends(state)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Tell why the last phase ended."""
+        self._tell_ends(state)
+        if self.freezing.spans and self.freezing.spans[-1].end is None:
+            self._append(state, "", {"phase_end": "training"}, self.freezing.spans[-1].phase)
+
+    def _tell_ends(self, state: TrainerState) -> None:
+        for span in [span for span in self.freezing.spans if span.end is not None][self.ended :]:
+            self._append(state, "", {"phase_end": span.reason}, span.phase)
+            self.ended += 1
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Note the learning rates of the step that was just taken; by the time of the log they are the next step's."""
@@ -76,25 +96,25 @@ class HistoryCallback(TrainerCallback):
     ) -> None:
         """Append a training row, or the row of an evaluation."""
         logs = logs or {}
-        if not state.is_world_process_zero:
-            return
         if "loss" in logs:
-            self._append(state, "train", {"loss": logs["loss"]})
+            self._append(state, "train", {"loss": logs["loss"]}, self.freezing.phase)
         elif "eval_loss" in logs:
             metrics = {name: logs[f"eval_{name}"] for name in _METRICS if f"eval_{name}" in logs}
-            self._append(state, "validation", metrics)
+            self._append(state, "validation", metrics, self.freezing.phase)
 
-    def _append(self, state: TrainerState, split: str, metrics: dict[str, float]) -> None:
-        phase = self.freezing.phase
+    def _append(self, state: TrainerState, split: str, content: dict[str, Any], phase: Phase | None) -> None:
+        if not state.is_world_process_zero:
+            return
         trained = phase.groups if phase else ()
         row: dict[str, Any] = {
             "step": state.global_step,
             "epoch": round(state.epoch or 0.0, 4),
             "split": split,
-            **metrics,
+            **content,
         }
         row["phase"] = phase.name if phase else ""
-        row |= {f"learning_rate/{name}": rate for name, rate in self.rates.items() if name in trained}
+        if split:
+            row |= {f"learning_rate/{name}": rate for name, rate in self.rates.items() if name in trained}
         row["trainable_parameters"] = self.freezing.trainable.get(row["phase"], "")
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow(row)

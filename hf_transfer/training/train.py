@@ -5,23 +5,29 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import EarlyStoppingCallback
 from transformers.trainer_callback import PrinterCallback
 
 from ..backbones.backbone import Backbone
+from ..data.augmentation import build_train_transform
 from ..data.build import Splits
 from ..data.dataset import Collate, ImageDataset
-from ..data.transforms import build_train_transform
-from ..strategies.phases import Phase
+from ..data.mixing import Mixing
+from ..strategies.phases import Schedule
 from .arguments import build_arguments, precision_name
-from .freezing import FreezingCallback
+from .callbacks import EarlyStoppingCallback, EpochCallback, FiniteLossCallback
+from .checkpoints import step_of
+from .freezing import FreezingCallback, unreached_parameters
 from .hardware import peak_memory_mb
 from .history import HistoryCallback
-from .loss import CrossEntropy
-from .trainer import EpochCallback, TransferTrainer
+from .loss import ClassificationLoss, balanced_weights, named_weights
+from .trainer import TransferTrainer
+
+if TYPE_CHECKING:
+    from ..recipe.schema import Augment, EarlyStopping, Ema, Loss
+    from .adapters import Adapters
 
 
 @dataclass(frozen=True)
@@ -46,47 +52,62 @@ class TrainingCost:
 def build_trainer(
     backbone: Backbone,
     splits: Splits,
-    phases: list[Phase],
+    schedule: Schedule,
     *,
     training: dict[str, Any],
-    augment_preset: str,
+    augment: Augment,
+    loss: Loss,
     seed: int,
     checkpoints: Path,
     history: Path,
     tensorboard: Path,
-    early_stopping: tuple[int, float] | None = None,
-) -> tuple[TransferTrainer, FreezingCallback]:
-    """Return a Trainer that is ready to `train`, and the callback that knows its phases.
+    ema: Ema | None = None,
+    early_stopping: EarlyStopping | None = None,
+    adapters: Adapters | None = None,
+) -> TransferTrainer:
+    """Return a Trainer that is ready to `train`.
 
     Args:
         backbone: the network with its new head.
         splits: images; "train" is trained on, "validation" selects.
-        phases: the strategy's schedule.
+        schedule: the strategy's phases.
         training: the resolved `training` section.
-        augment_preset: name of the augmentation preset.
-        seed: seed of order and augmentation.
+        augment: what training images go through.
+        loss: the training loss.
+        seed: seed of order, augmentation and mixing.
         checkpoints: folder of the checkpoints.
         history: the history.csv to write.
         tensorboard: folder of the TensorBoard log.
-        early_stopping: (patience in evaluations, minimum improvement), or None.
+        ema: the moving average of the weights, or None.
+        early_stopping: when to stop, or None.
+        adapters: what was put into the model, or None.
 
     Raises:
-        RecipeError: when transformers refuses the training arguments.
+        RecipeError: when transformers refuses the training arguments, or the class weights do not fit the classes.
     """
+    if schedule.epochs is not None:
+        training = training | {"num_train_epochs": schedule.epochs}
     arguments = build_arguments(training, checkpoints, seed)
     channels_last = backbone.is_convolutional
     preprocessing = backbone.preprocessing
+    mixing = Mixing(augment.mixup, augment.cutmix, seed) if augment.mixup or augment.cutmix else None
+    draws = augment.preset != "none" or augment.erasing > 0 or mixing is not None
     train_data = ImageDataset(
         splits.tables["train"],
-        build_train_transform(augment_preset, preprocessing),
-        seed=None if augment_preset == "none" else seed,
+        build_train_transform(augment.preset, preprocessing, augment.erasing),
+        seed=seed if draws else None,
+        keys=mixing is not None,
     )
-    collate = Collate(channels_last)
-    freezing = FreezingCallback(backbone.groups, phases)
-    freezing.apply(backbone.model, 0.0)
-    callbacks = [freezing, EpochCallback(train_data), HistoryCallback(history, backbone.groups, freezing)]
+    model = backbone.model
+    untrained = unreached_parameters(model, preprocessing.size)
+    if adapters is not None:
+        untrained |= {name for name, _ in model.named_parameters()} - set(adapters.trained)
+    groups = backbone.groups
+    freezing = FreezingCallback(groups, schedule, metric=training["metric_for_best_model"], untrained=untrained)
+    freezing.apply(model, schedule.phases[0])
+    callbacks = [EpochCallback(train_data), FiniteLossCallback(), HistoryCallback(history, groups, freezing)]
     if early_stopping is not None:
-        callbacks.append(EarlyStoppingCallback(*early_stopping))
+        callbacks.append(EarlyStoppingCallback(freezing, early_stopping.patience, early_stopping.min_delta))
     if "tensorboard" in _listed(training.get("report_to")):
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
@@ -94,39 +115,56 @@ def build_trainer(
         if arguments.process_index == 0:
             callbacks.append(TensorBoardCallback(SummaryWriter(log_dir=str(tensorboard))))
     trainer = TransferTrainer(
-        model=backbone.model,
+        model=model,
         args=arguments,
-        groups=backbone.groups,
+        freezing=freezing,
+        loss=build_loss(loss, arguments.label_smoothing_factor, splits),
         plain_adam=training.get("optim") == "adam",
         channels_last=channels_last,
+        ema_decay=ema.decay if ema else None,
+        adapted=adapters is not None,
         train_dataset=train_data,
         eval_dataset=ImageDataset(splits.tables["validation"], preprocessing),
-        data_collator=collate,
-        compute_loss_func=CrossEntropy(arguments.label_smoothing_factor),
+        data_collator=Collate(channels_last, mixing),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    return trainer, freezing
+    return trainer
 
 
-def train(trainer: TransferTrainer, freezing: FreezingCallback, resume_from: Path | None = None) -> TrainingCost:
+def build_loss(section: Loss, label_smoothing: float, splits: Splits) -> ClassificationLoss:
+    """Return the training loss; class weights are scaled by the training images.
+
+    Raises:
+        RecipeError: when the class weights do not fit the classes.
+    """
+    counts = splits.tables["train"].class_counts(len(splits.class_names)).tolist()
+    weights = None
+    if section.class_weights == "balanced":
+        weights = balanced_weights(counts, splits.class_names)
+    elif section.class_weights is not None:
+        weights = named_weights(section.class_weights, splits.class_names, counts)
+    return ClassificationLoss(section.name, label_smoothing, weights, section.gamma)
+
+
+def train(trainer: TransferTrainer, resume_from: Path | None = None) -> TrainingCost:
     """Train, reload the best model by validation, and return what it took."""
     steps_before = 0
     if trainer.args.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
     if resume_from is not None:
-        steps_before = int(resume_from.name.rpartition("-")[2])
+        steps_before = step_of(resume_from)
     trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     seconds = time.perf_counter() - started
     args = trainer.args
-    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    per_step = trainer.state.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps = trainer.state.global_step - steps_before
     images = min(steps * per_step, int(len(trainer.train_dataset) * (trainer.state.epoch or 0)) or steps * per_step)
     return TrainingCost(
         seconds=seconds,
         images_per_second=images / seconds,
-        trainable_parameters=dict(freezing.trainable),
+        trainable_parameters=dict(trainer.freezing.trainable),
         peak_memory_mb=peak_memory_mb(args.device),
         precision=precision_name(bf16=args.bf16, fp16=args.fp16),
     )

@@ -3,39 +3,101 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState
+from torch.nn.parallel import DistributedDataParallel
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers import TrainingArguments as Arguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.dataset import ImageDataset
 from ..errors import UserError
 from ..metrics import quick_metrics
+from ..strategies.phases import Phase
+from .adapters import load_state, save_state
+from .callbacks import AverageCallback, diverged
+from .checkpoints import checkpoints, mark_complete, rotate, step_of
 from .depthwise import Float32DepthwiseBackward
+from .ema import WeightAverage
+from .freezing import FreezingCallback
+from .loss import ClassificationLoss, mixed_targets
 from .optimizer import parameter_groups
+from .rates import RateSchedule
+from .sampler import EpochSampler
+
+_AVERAGE = "average.safetensors"
+_ADAPTED = "adapted_model.safetensors"
+_EVALUATION_LOSS = ClassificationLoss()
 
 
 class TransferTrainer(Trainer):
     """A Trainer for image classifiers whose layer groups freeze and thaw.
 
     Args:
-        groups: the model's layer groups; the optimizer is built once with all of them.
+        freezing: says what trains, and executes the schedule; it must be the first of the callbacks.
+        loss: of logits and labels, see `ClassificationLoss`.
         plain_adam: use `torch.optim.Adam` (weight decay coupled with the gradient) instead of `args.optim`.
         channels_last: compute in NHWC memory layout.
+        ema_decay: keep a moving average of the weights; the better of both on validation is the one that is kept.
+        adapted: the model carries adapters, so that its checkpoints hold plain tensors instead of a loadable model.
         kwargs: as for `transformers.Trainer`.
     """
 
-    def __init__(self, *, groups: list, plain_adam: bool = False, channels_last: bool = False, **kwargs: Any) -> None:
-        self.groups = groups
+    def __init__(
+        self,
+        *,
+        freezing: FreezingCallback,
+        loss: Callable[..., torch.Tensor],
+        plain_adam: bool = False,
+        channels_last: bool = False,
+        ema_decay: float | None = None,
+        adapted: bool = False,
+        callbacks: Sequence[TrainerCallback] = (),
+        **kwargs: Any,
+    ) -> None:
+        self.freezing = freezing
+        self.groups = freezing.groups
         self.optimizer: Any
+        self.lr_scheduler: Any
+        self.model_wrapped: Any
+        self.compute_loss_func: Any
         self.plain_adam = plain_adam
-        super().__init__(compute_metrics=_compute_metrics, preprocess_logits_for_metrics=_first_logits, **kwargs)
+        self.ema_decay = ema_decay
+        self._averaging = AverageCallback()
+        self.adapted = adapted
+        self.steps_per_epoch = 0
+        self._wrapped_for: Phase | None = None
+        self._untrained: _Snapshot | None = None
+        super().__init__(
+            compute_loss_func=loss,
+            compute_metrics=_compute_metrics,
+            preprocess_logits_for_metrics=_first_logits,
+            callbacks=[freezing, self._averaging, *callbacks],
+            **kwargs,
+        )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+
+    @property
+    def average(self) -> WeightAverage | None:
+        """The moving average of the weights, None where there is none."""
+        return self._averaging.average
+
+    # Data: the order of images is a function of (seed, epoch), as their augmentation is.
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "random" or not isinstance(data, ImageDataset):
+            return super()._get_train_sampler(train_dataset)
+        return EpochSampler(data, self.args.seed)
+
+    # The optimizer and its learning rates.
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Build the optimizer with every parameter, frozen ones included, two groups for each layer group."""
@@ -58,6 +120,97 @@ class TransferTrainer(Trainer):
         self.optimizer = optimizer_class(parameter_groups(model, self.groups, args.weight_decay, decay_all=False), **options)
         return self.optimizer
 
+    def set_initial_training_values(self, args: Arguments, dataloader: Any) -> Any:
+        """Note how many optimizer steps an epoch has."""
+        values = super().set_initial_training_values(args, dataloader)
+        self.steps_per_epoch = values[1]
+        return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Build the schedule of learning rates, which follows the phases."""
+        optimizer = optimizer or self.optimizer
+        kind = self.args.lr_scheduler_type.value
+        if kind == "greedy" or any("name" not in group for group in optimizer.param_groups):
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = RateSchedule(
+            optimizer,
+            kind,
+            self.args.lr_scheduler_kwargs,
+            self.args.get_warmup_steps,
+            steps=num_training_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            restarts=self.freezing.schedule.restarts,
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _get_learning_rate(self) -> float:
+        # Of what trains; the first group may well be frozen.
+        if isinstance(self.lr_scheduler, RateSchedule):
+            return float(max(self.lr_scheduler.get_last_lr()))
+        return super()._get_learning_rate()
+
+    # Phases: a data-parallel wrapper waits for the gradients of what trained when it was made, so each phase gets a new one.
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        model, train_dataloader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self._wrapped_for = self.freezing.phase
+        if self.ema_decay is not None:
+            self._averaging.average = average = WeightAverage(self.model, self.ema_decay)
+            if resume_from_checkpoint is not None:
+                average.load(Path(resume_from_checkpoint, _AVERAGE))
+        # The loop keeps what it gets for the whole training; the wrapper of the first phase must not live that long.
+        return self.model if isinstance(model, DistributedDataParallel) else model, train_dataloader
+
+    def _run_epoch(self, model: nn.Module, **kwargs: Any) -> None:
+        if self.control.should_training_stop:  # resumed where it had stopped
+            return
+        if isinstance(self.model_wrapped, DistributedDataParallel):
+            if self._wrapped_for is not self.freezing.phase:
+                self._wrap_again()
+            model = self.model_wrapped
+        super()._run_epoch(model=model, **kwargs)
+
+    def _wrap_again(self) -> None:
+        """Make the data-parallel wrapper anew, for what trains now; weights and buffers follow the first process."""
+        old = self.model_wrapped
+        handler = self.accelerator.ddp_handler
+        self.accelerator._models = [model for model in self.accelerator._models if model is not old]
+        self.model_wrapped = DistributedDataParallel(
+            self.model,
+            device_ids=old.device_ids,
+            output_device=old.output_device,
+            **(handler.to_kwargs() if handler is not None else {}),
+        )
+        if handler is not None:
+            handler.register_comm_hook(self.model_wrapped)
+        self.accelerator._models.append(self.model_wrapped)
+        self._wrapped_for = self.freezing.phase
+
+    def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
+        if kwargs["args"].auto_find_batch_size:
+            if self._untrained is None:
+                self._untrained = _Snapshot(self.model, kwargs.get("resume_from_checkpoint"))
+            else:  # called again with a smaller batch: begin where the first call began
+                self._untrained.restore(self.model, Path(self.args.output_dir))
+                self.optimizer = None
+        return super()._inner_training_loop(batch_size=batch_size, **kwargs)
+
+    # One step.
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss, of mixed images against mixed labels; evaluation measures plain cross-entropy."""
+        if "share" in inputs:
+            labels, partner, share = inputs["labels"], inputs.pop("partner"), inputs.pop("share")
+            inputs["labels"] = mixed_targets(labels, partner, share, self.model.config.num_labels)
+        if self.model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        loss, self.compute_loss_func = self.compute_loss_func, _EVALUATION_LOSS
+        try:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            self.compute_loss_func = loss
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take the Trainer's step; in bf16 on a CPU with the faster backward of depthwise convolutions."""
         faster = self.args.bf16 and self.args.device.type == "cpu" and not self.args.torch_compile
@@ -68,23 +221,119 @@ class TransferTrainer(Trainer):
         """Return 0: transformers' estimate counts tokens, which images do not have."""
         return 0
 
+    # Evaluation.
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate the weights; with a moving average that, too, and report the better of both."""
+        if torch.distributed.is_initialized():  # running statistics are those of the first process
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        found = super().evaluation_loop(*args, **kwargs)
+        if self.average is None or not self.is_in_train or found.metrics is None:
+            return found
+        with self.average.applied():
+            averaged = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        key = f"{prefix}_{self.args.metric_for_best_model}"
+        better = np.greater if self.args.greater_is_better else np.less
+        chosen = averaged if better(averaged.metrics[key], found.metrics[key]) else found
+        chosen.metrics[f"{prefix}_ema"] = float(chosen is averaged)
+        return chosen
+
+    # Checkpoints: whole or not there.
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self.args.output_dir)
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        self._refuse_infinite()
+        if self.args.should_save and checkpoint.exists():
+            shutil.rmtree(checkpoint)  # left by a run that was killed; this one comes by again
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save and self.average is not None:
+            self.average.save(checkpoint / _AVERAGE)
+        self.accelerator.wait_for_everyone()  # every process has written its random state
+        if self.args.should_save:
+            mark_complete(checkpoint)
+            best = self.state.best_model_checkpoint
+            rotate(folder, limit, Path(best) if best else None)
+
+    def _refuse_infinite(self) -> None:
+        with torch.no_grad():
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            if bool(torch.isfinite(torch.stack(torch._foreach_norm(trained)).sum())):
+                return
+        raise UserError(diverged(f"after step {self.state.global_step} the weights are not finite", Path(self.args.output_dir)))
+
     def _load_best_model(self) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_best_model()
-        else:
-            load_weights(self.model, Path(self.state.best_model_checkpoint))
+            return
+        best = Path(self.state.best_model_checkpoint)
+        load_checkpoint(self.model, best, adapted=self.adapted)
+        step = step_of(best)
+        entries = [entry for entry in self.state.log_history if entry["step"] == step and "eval_ema" in entry]
+        if entries and entries[-1]["eval_ema"] and self.average is not None:
+            self.average.load(best / _AVERAGE)
+            self.average.copy_to_model()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+            load_checkpoint(self.model if model is None else model, Path(resume_from_checkpoint), adapted=self.adapted)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        if self.adapted:
+            if self.args.should_save:
+                folder.mkdir(parents=True, exist_ok=True)
+                save_state(self.model, folder / _ADAPTED)
+            return
         super()._save(output_dir, state_dict)
         # A pickle of the arguments, token included, has no place beside weights that may be published.
         if self.args.should_save:
-            Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+            (folder / "training_args.bin").unlink(missing_ok=True)
+
+
+class _Snapshot:
+    """Where training began: weights and random numbers."""
+
+    def __init__(self, model: nn.Module, checkpoint: str | None) -> None:
+        self.weights = model.state_dict()  # with the versions of its modules
+        for name, tensor in self.weights.items():
+            self.weights[name] = tensor.detach().to("cpu", copy=True)
+        self.random = torch.random.get_rng_state()
+        self.step = step_of(Path(checkpoint)) if checkpoint else 0
+
+    def restore(self, model: nn.Module, folder: Path) -> None:
+        """Go back; checkpoints that were saved since then belong to another batch size and are removed."""
+        model.load_state_dict(self.weights, strict=True)
+        torch.random.set_rng_state(self.random)
+        for checkpoint in checkpoints(folder):
+            if step_of(checkpoint) > self.step:
+                shutil.rmtree(checkpoint)
+
+
+def load_checkpoint(model: nn.Module, checkpoint: Path, *, adapted: bool = False) -> None:
+    """Load the weights of a checkpoint into the model, every tensor of it, or fail.
+
+    Args:
+        model: changed in place.
+        checkpoint: where a model of the same class was saved.
+        adapted: whether it carries adapters.
+
+    Raises:
+        RuntimeError: when a tensor is missing or left over.
+    """
+    if adapted:
+        load_state(model, checkpoint / _ADAPTED)
+    else:
+        load_weights(model, checkpoint)
 
 
 def load_weights(model: nn.Module, directory: Path) -> None:
@@ -114,22 +363,11 @@ def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     logits = np.asarray(prediction.predictions)
     if not np.isfinite(logits).all():
         raise UserError(
-            "training diverged: the validation logits are not finite. Lower training.learning_rate, or set training.bf16 and "
-            "training.fp16 to false; the checkpoints so far are kept."
+            "training diverged: the validation logits are not finite. Lower training.learning_rate (hf-transfer find-lr "
+            "suggests one), or set training.bf16 and training.fp16 to false; the checkpoints so far are kept."
         )
     return quick_metrics(logits, np.asarray(prediction.label_ids))
 
 
 def _first_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:
     return logits[0] if isinstance(logits, (tuple, list)) else logits
-
-
-class EpochCallback(TrainerCallback):
-    """Tell the training data set which epoch begins: augmentation is keyed by it."""
-
-    def __init__(self, dataset: ImageDataset) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Arguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Set the epoch before the loader's processes start."""
-        self.dataset.epoch = int(state.epoch or 0)

@@ -317,3 +317,24 @@ def _small_and_quiet():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def family_named() -> Callable[..., Family]:
+    """Give a family by name; with `dropout=0.0` one whose forward pass draws nothing."""
+
+    def named(name: str, dropout: float | None = None) -> Family:
+        row = next(family for family in FAMILIES if family.name == name)
+        if dropout is None:
+            return row
+
+        def build() -> PreTrainedModel:
+            model = row.build()
+            for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+                if hasattr(model.config, key):
+                    setattr(model.config, key, dropout)
+            return model
+
+        return replace(row, name=f"{name}, dropout {dropout}", build=build)
+
+    return named

@@ -1,5 +1,6 @@
 """Decoding, the random stream of each sample, and batches."""
 
+import pickle
 import random
 
 import numpy as np
@@ -9,11 +10,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import ViTImageProcessor
 
-from hf_transfer.data.dataset import Collate, ImageDataset, sample_seed
+from hf_transfer.data.augmentation import build_train_transform
+from hf_transfer.data.dataset import Collate, ImageDataset, random_stream, sample_seed
 from hf_transfer.data.folders import read_class_folders
 from hf_transfer.data.images import decode_rgb
+from hf_transfer.data.mixing import Mixing
 from hf_transfer.data.package_data import read_package
-from hf_transfer.data.transforms import Preprocessing, build_train_transform
+from hf_transfer.data.transforms import Preprocessing
 from hf_transfer.errors import DataError, message_of
 
 
@@ -109,7 +112,49 @@ def test_getitem__leaves_the_global_random_state_alone(table, basic, preprocessi
     assert random.getstate() == before[2]
 
 
+# Keys
+
+
+def test_getitem__a_key_is_the_seed_of_the_images_stream(table, basic):
+    plain, keyed = ImageDataset(table, basic, seed=7), ImageDataset(table, basic, seed=7, keys=True)
+    plain.epoch = keyed.epoch = 3
+    for index in range(len(table)):
+        item, expected = keyed[index], plain[index]
+        assert set(expected) == {"pixel_values", "labels"}
+        assert item["key"] == sample_seed(7, 3, str(table.sample_ids[index]))
+        assert type(item["key"]) is int
+        assert torch.equal(item["pixel_values"], expected["pixel_values"])
+        assert item["labels"] == expected["labels"]
+
+
+def test_getitem__a_transform_that_draws_nothing_has_keys_too(table, preprocessing):
+    keyed = ImageDataset(table, preprocessing, seed=7, keys=True)
+    assert torch.equal(keyed[2]["pixel_values"], ImageDataset(table, preprocessing)[2]["pixel_values"])
+    assert len({keyed[index]["key"] for index in range(len(table))}) == len(table)
+
+
+def test_image_dataset__keys_need_a_seed(table, preprocessing):
+    with pytest.raises(ValueError, match="keys are made from a seed: give one"):
+        ImageDataset(table, preprocessing, keys=True)
+
+
 # Seeds
+
+
+def test_random_stream__is_that_of_a_freshly_seeded_generator():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with random_stream(2**63 - 1):
+        inside = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(inside, torch.rand(3, generator=torch.Generator().manual_seed(2**63 - 1)))
+
+
+def test_random_stream__leaves_other_devices_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("dropout on a GPU would start over"))
+    with random_stream(5):
+        torch.rand(3)
 
 
 def test_sample_seed__never_changes_between_versions():
@@ -193,3 +238,50 @@ def test_collate__keeps_its_layout_through_worker_processes(table, preprocessing
     loader = DataLoader(ImageDataset(table, preprocessing), batch_size=3, num_workers=2, collate_fn=Collate(channels_last=True))
     for batch in loader:
         assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+
+
+def mixed_batches(table, transform, workers=0, mixing=None, order=None):
+    dataset = ImageDataset(table, transform, seed=7, keys=True)
+    collate = Collate(channels_last=True, mixing=mixing)
+    return list(DataLoader(dataset, batch_size=3, sampler=order, num_workers=workers, collate_fn=collate))
+
+
+def test_collate__mixes_batches_whose_items_have_keys(table, basic):
+    plain = mixed_batches(table, basic)
+    for found, expected in zip(mixed_batches(table, basic, mixing=Mixing(0.4, 0.0, seed=7)), plain, strict=True):
+        assert set(expected) == {"pixel_values", "labels"}
+        assert set(found) == {"pixel_values", "labels", "partner", "share"}
+        assert torch.equal(found["labels"], expected["labels"])
+        assert found["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+        images, share = expected["pixel_values"], found["share"][:, None, None, None]
+        torch.testing.assert_close(found["pixel_values"], share * images + (1 - share) * images[found["partner"]])
+        assert not torch.equal(found["pixel_values"], images)
+
+
+def test_collate__the_batches_of_evaluation_are_never_mixed(table, preprocessing):
+    items = [ImageDataset(table, preprocessing)[index] for index in range(4)]
+    batch = Collate(mixing=Mixing(0.4, 0.4, seed=7))(items)
+    assert set(batch) == {"pixel_values", "labels"}
+    assert torch.equal(batch["pixel_values"], torch.stack([item["pixel_values"] for item in items]))
+
+
+@pytest.mark.parametrize("mixing", [Mixing(0.4, 0.0, seed=7), Mixing(0.0, 1.0, seed=7)], ids=["mixup", "cutmix"])
+def test_collate__mixing_follows_the_images_of_a_batch_not_the_worker(table, basic, mixing):
+    first = mixed_batches(table, basic, mixing=mixing)
+    torch.manual_seed(random.randrange(1000))
+    again = mixed_batches(table, basic, workers=2, mixing=mixing)
+    # nor what was mixed before: the second batch alone, as after a resume
+    resumed = mixed_batches(table, basic, mixing=mixing, order=[3, 4, 5])
+    for found, expected in ((again[0], first[0]), (again[1], first[1]), (resumed[0], first[1])):
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert first[0]["share"][0] != first[1]["share"][0]
+
+
+def test_collate__goes_to_worker_processes_that_share_no_memory(table, basic):
+    dataset, collate = pickle.loads(
+        pickle.dumps((ImageDataset(table, basic, seed=7, keys=True), Collate(mixing=Mixing(0.4, 1.0, seed=7))))
+    )
+    found = collate([dataset[index] for index in range(3)])
+    expected = mixed_batches(table, basic, mixing=Mixing(0.4, 1.0, seed=7))[0]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -14,9 +14,10 @@ from transformers import (
 )
 from transformers.models.timm_wrapper import TimmWrapperImageProcessor
 
+from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.images import decode_rgb
 from hf_transfer.data.package_data import read_package
-from hf_transfer.data.transforms import Preprocessing, build_train_transform
+from hf_transfer.data.transforms import Preprocessing
 from hf_transfer.errors import BackboneError, DataError
 
 HALF = ([0.5] * 3, [0.5] * 3)
@@ -107,6 +108,14 @@ def test_normalize__of_one_colour_is_the_processors_output(name, colour):
     torch.testing.assert_close(Preprocessing(processor).normalize(tensor(image)), output(processor, image), atol=1e-5, rtol=0)
 
 
+def test_normalize__is_contiguous_whatever_the_pixels_are(noise):
+    preprocessing = Preprocessing(PROCESSORS["vit not square"][0])
+    strided = tensor(noise(64, 48))
+    assert not strided.is_contiguous()
+    assert preprocessing.normalize(strided).is_contiguous()
+    assert torch.equal(preprocessing.normalize(strided), preprocessing.normalize(strided.contiguous()))
+
+
 def test_normalize__leaves_the_pixels_as_they_are(noise):
     pixels = tensor(noise(64, 48))
     before = pixels.clone()
@@ -191,52 +200,3 @@ def test_preprocessing__a_processor_that_sees_no_difference():
     with pytest.raises(BackboneError) as caught:
         Preprocessing(ViTImageProcessor(image_std=[-0.5] * 3))
     assert str(caught.value) == "model.backbone: its image processor maps black and white to the same values"
-
-
-# Presets
-
-
-def test_build_train_transform__none_is_the_evaluation_transform():
-    preprocessing = Preprocessing(ViTImageProcessor())
-    assert build_train_transform("none", preprocessing) is preprocessing
-
-
-def test_build_train_transform__an_unknown_preset():
-    with pytest.raises(ValueError, match="unknown augmentation preset 'wild'"):
-        build_train_transform("wild", Preprocessing(ViTImageProcessor()))
-
-
-def test_build_train_transform__basic_crops_and_flips(photographs):
-    preprocessing = Preprocessing(ViTImageProcessor(size={"height": 64, "width": 48}))
-    transform = build_train_transform("basic", preprocessing)
-    torch.manual_seed(0)
-    seen = [transform(photographs[0]) for _ in range(12)]
-    assert all(view.shape == (3, 64, 48) and view.dtype == torch.float32 for view in seen)
-    assert len({view.numpy().tobytes() for view in seen}) == 12
-    low, high = preprocessing.low.min(), preprocessing.high.max()
-    assert all(view.min() >= low - 1e-5 and view.max() <= high + 1e-5 for view in seen)
-
-
-def test_build_train_transform__basic_keeps_at_least_half_and_flips_half():
-    """Columns of an image count up from 0: the first and last of a view tell what was kept, and whether it was flipped."""
-    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
-    preprocessing = Preprocessing(ViTImageProcessor(size=SMALL, do_normalize=False))
-    transform = build_train_transform("basic", preprocessing)
-    torch.manual_seed(0)
-    ends = [
-        (view[0, :, 0].mean() * 255, view[0, :, -1].mean() * 255)
-        for view in (transform(Image.fromarray(ramp)) for _ in range(300))
-    ]
-    flipped = np.mean([left > right for left, right in ends])
-    widths = np.array([abs(float(left - right)) for left, right in ends]) / 255
-    assert 0.42 < flipped < 0.58
-    assert widths.min() > np.sqrt(0.5 * 3 / 4) - 0.05
-    assert 0.8 < widths.mean() < 0.95
-
-
-def test_build_train_transform__basic_of_the_whole_image_is_the_evaluation_transform():
-    """Where the crop is the whole image and nothing is flipped, training sees what evaluation sees."""
-    preprocessing = Preprocessing(ViTImageProcessor(size=SMALL))
-    transform = build_train_transform("basic", preprocessing)
-    image = Image.new("RGB", (90, 70), (200, 30, 60))
-    torch.testing.assert_close(transform(image), preprocessing(image), atol=1e-5, rtol=0)

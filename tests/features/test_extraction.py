@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.dataset import ImageDataset
-from hf_transfer.data.transforms import build_train_transform
 from hf_transfer.features import extraction
 from hf_transfer.features.extraction import Extractor, FeatureModel, compiling_pays, extract, view_ids
 from hf_transfer.features.space import feature_space, weights_digest

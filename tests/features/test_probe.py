@@ -30,7 +30,7 @@ def settings(probe, name):
     return {candidate.settings[name] for candidate in probe.candidates if name in candidate.settings}
 
 
-QUIET = {"cache": True, "augment_preset": "none", "views": 1, "hidden_head": False, "early_stopping": False}
+QUIET = {"cache": True, "augment_preset": "none", "views": 1, "hidden_head": False, "for_trainer": {"ema": False}}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ QUIET = {"cache": True, "augment_preset": "none", "views": 1, "hidden_head": Fal
         ({}, {"cache": False}, "features.cache"),
         ({}, {"augment_preset": "basic"}, "augment.preset is 'basic'"),
         ({}, {"hidden_head": True}, "model.head.hidden"),
-        ({}, {"early_stopping": True}, "early_stopping"),
+        ({}, {"for_trainer": {"ema": False, "early_stopping": True}}, "early_stopping is for the Trainer"),
         ({"learning_rate": 1e-3, "warmup_steps": 5, "label_smoothing_factor": 0.1}, {}, "training.label_smoothing_factor"),
     ],
 )

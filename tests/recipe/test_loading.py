@@ -50,11 +50,26 @@ FULL = {
         "crop_pct": 0.9,
         "head": {"replace": "last", "hidden": [{"size": 512, "activation": "gelu", "dropout": 0.5}]},
     },
-    "strategy": {"name": "linear_probe", "layer_decay": None},
-    "augment": {"preset": "none", "mixup": 0.0, "cutmix": 0.0},
+    "strategy": {
+        "name": "linear_probe",
+        "layer_decay": None,
+        "frozen_groups": None,
+        "frozen_batch_norm": None,
+        "stages": None,
+        "head_epochs": None,
+        "phase_epochs": None,
+        "multipliers": None,
+        "patience": None,
+        "min_delta": 0.001,
+        "phases": None,
+        "scheduler": "phase",
+        "reset_optimizer": False,
+        "lora": None,
+    },
+    "augment": {"preset": "none", "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0},
     "features": {"cache": False, "pooling": "default", "views": 1, "compile": "auto", "label_quality": False},
     "training": {"num_train_epochs": 6, "learning_rate": 5e-5, "per_device_train_batch_size": 64, "optim": "adam"},
-    "loss": {"name": "cross_entropy", "class_weights": None},
+    "loss": {"name": "cross_entropy", "class_weights": None, "gamma": 2.0},
     "ema": None,
     "early_stopping": {"patience": 3, "min_delta": 0.001},
     "evaluation": {
@@ -118,7 +133,7 @@ def test_dump_recipe__fills_in_every_default():
     assert dumped.keys() == FULL.keys()
     assert dumped["data"].keys() == FULL["data"].keys()
     assert dumped["evaluation"]["splits"] == ["train", "validation", "test"]
-    assert dumped["strategy"] == {"name": "full", "layer_decay": None}
+    assert dumped["strategy"] == {**FULL["strategy"], "name": "full"}
 
 
 def test_parse_recipe__leaves_the_dictionary_as_it_is():
@@ -153,12 +168,12 @@ def test_load_recipe__tells_all_problems_at_once(tmp_path):
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, ["nonsense", "data.source.deep=1"])
     strategies = (
-        "'full', 'linear_probe', 'knn', 'partial', 'two_phase', 'gradual', 'discriminative', 'complete', 'norm_only', 'lora' "
-        "or 'quantized_probe'"
+        "'full', 'linear_probe', 'knn', 'partial', 'two_phase', 'gradual', 'discriminative', 'complete', 'norm_only', 'lora', "
+        "'custom' or 'quantized_probe'"
     )
     assert str(caught.value) == "\n".join(
         [
-            f"Found 21 problems in {path}:",
+            f"Found 19 problems in {path}:",
             "  - expected an override of the form key=value, found 'nonsense'",
             "  - data.source.deep: cannot be set: 'source' is the text 'package:digits'",
             "  - training.learning_rate: expected a number, found the text '1e-3'",
@@ -178,8 +193,6 @@ def test_load_recipe__tells_all_problems_at_once(tmp_path):
             "  - evaluation.label_map: expected text or an object, found 3",
             "  - hub.push: expected true or false, found 1",
             "  - learning-rate: is not a key of the recipe",
-            "  - augment.preset: is not available in this version; use one of none, basic",
-            "  - augment.mixup: is not available in this version; use 0.0",
         ]
     )
 
@@ -461,6 +474,48 @@ def test_parse_recipe__early_stopping_needs_evaluations():
         (
             {"strategy": "two_phase", "features": {"cache": False}},
             "features.cache: expected true for strategy 'two_phase'; found false",
+        ),
+        ({"strategy": "knn", "ema": {}}, "ema: strategy 'knn' trains nothing; remove it"),
+        ({"strategy": "knn", "loss": {"name": "focal"}}, "loss: strategy 'knn' trains nothing; remove it"),
+        ({"strategy": "knn", "augment": {"erasing": 0.1}}, "augment.erasing: strategy 'knn' trains nothing; remove it"),
+        (
+            {"strategy": {"name": "full", "frozen_groups": 2}},
+            "strategy.frozen_groups: belongs to partial and two_phase, and the strategy is 'full'; remove it",
+        ),
+        (
+            {"strategy": {"name": "two_phase", "lora": {"rank": 4}}},
+            "strategy.lora: belongs to lora, and the strategy is 'two_phase'; remove it",
+        ),
+        (
+            {"strategy": {"name": "linear_probe", "layer_decay": 0.5}},
+            "strategy.layer_decay: strategy 'linear_probe' trains no layer below the head; remove it",
+        ),
+        ({"strategy": "partial"}, "strategy.frozen_groups: is required for strategy 'partial'; 0 freezes batch norm alone"),
+        ({"strategy": "custom"}, "strategy.phases: is required for strategy 'custom'"),
+        (
+            {"strategy": {"name": "full", "scheduler": "global"}},
+            "strategy.scheduler: expected 'phase' for strategy 'full', which has one phase",
+        ),
+        (
+            {"strategy": {"name": "gradual", "phase_epochs": 1}, "training": {"max_steps": 9}},
+            "training.max_steps: strategy 'gradual' counts epochs; use training.num_train_epochs",
+        ),
+        (
+            {"strategy": {"name": "complete", "phase_epochs": 1}, "training": {"lr_scheduler_type": "greedy"}},
+            "training.lr_scheduler_type: strategy 'complete' needs a function of the step",
+        ),
+        (
+            {"strategy": {"name": "gradual", "phase_epochs": 1, "patience": 2}, "training": {"eval_strategy": "no"}},
+            "strategy.patience: needs evaluations; found training.eval_strategy 'no'",
+        ),
+        ({"ema": {}, "training": {"eval_strategy": "no"}}, "ema: needs evaluations; found training.eval_strategy 'no'"),
+        (
+            {"strategy": {"name": "custom", "phases": [{"name": "a", "train": ["*"], "rates": {"head": 0}}]}},
+            "strategy.phases.0.rates: expected multipliers above 0; freeze 'head' by leaving it out of train",
+        ),
+        (
+            {"strategy": {"name": "discriminative", "multipliers": [1, 0]}},
+            "strategy.multipliers: expected numbers above 0, one for each stage from head to stem",
         ),
     ],
 )

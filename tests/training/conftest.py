@@ -16,11 +16,11 @@ from hf_transfer.backbones.build import build_backbone
 from hf_transfer.data.build import Splits
 from hf_transfer.data.dataset import Collate
 from hf_transfer.data.table import ImageTable
-from hf_transfer.recipe.schema import Head, Model, Strategy
-from hf_transfer.strategies.phases import build_phases
+from hf_transfer.recipe.schema import Augment, EarlyStopping, Ema, Head, Loss, Model, Strategy
+from hf_transfer.strategies.schedules import build_schedule
 from hf_transfer.training.arguments import build_arguments, training_defaults
 from hf_transfer.training.freezing import FreezingCallback
-from hf_transfer.training.loss import CrossEntropy
+from hf_transfer.training.loss import ClassificationLoss
 from hf_transfer.training.train import build_trainer
 from hf_transfer.training.trainer import TransferTrainer
 
@@ -29,7 +29,7 @@ _tiny = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_tiny)
 
 family, single_head_family = _tiny.family, _tiny.single_head_family
-checkpoint_of, checkpoint = _tiny.checkpoint_of, _tiny.checkpoint
+checkpoint_of, checkpoint, family_named = _tiny.checkpoint_of, _tiny.checkpoint, _tiny.family_named
 vit_checkpoint, distilled_checkpoint = _tiny.vit_checkpoint, _tiny.distilled_checkpoint
 logits_of, _small_and_quiet = _tiny.logits_of, _tiny._small_and_quiet
 
@@ -92,20 +92,21 @@ def trainer_for(tmp_path, random_images):
 
     def make(backbone, strategy="full", count=8, callbacks=(), seed=0, plain_adam=False, **training):
         training = training_defaults({**QUICK, **training})
-        freezing = FreezingCallback(backbone.groups, build_phases(Strategy(name=strategy), backbone.groups))
-        freezing.apply(backbone.model, 0.0)
+        schedule = build_schedule(Strategy(name=strategy), [group.name for group in backbone.groups])
+        freezing = FreezingCallback(backbone.groups, schedule)
+        freezing.apply(backbone.model, schedule.phases[0])
         arguments = build_arguments(training, tmp_path / "checkpoints", seed)
         trainer = TransferTrainer(
             model=backbone.model,
             args=arguments,
-            groups=backbone.groups,
+            freezing=freezing,
+            loss=ClassificationLoss(label_smoothing=arguments.label_smoothing_factor),
             plain_adam=plain_adam or training.get("optim") == "adam",
             channels_last=backbone.is_convolutional,
             train_dataset=random_images(count, backbone.preprocessing.size),
             eval_dataset=random_images(4, backbone.preprocessing.size),
             data_collator=Collate(backbone.is_convolutional),
-            compute_loss_func=CrossEntropy(arguments.label_smoothing_factor),
-            callbacks=[freezing, *callbacks],
+            callbacks=list(callbacks),
         )
         trainer.remove_callback(PrinterCallback)
         return trainer
@@ -141,23 +142,41 @@ def splits():
 def build(vit_checkpoint, splits, tmp_path):
     """Make a backbone, its trainer and its freezing callback with `build_trainer`, as a run does."""
 
-    def make(strategy="full", train=8, phases=None, folder="run", early_stopping=None, augment="basic", seed=0, **training):
+    def make(
+        strategy="full",
+        train=8,
+        folder="run",
+        early_stopping=None,
+        augment="basic",
+        seed=0,
+        loss=None,
+        ema=None,
+        **training,
+    ):
         section = Model(backbone=str(vit_checkpoint))
         backbone = build_backbone(section, ["cat", "dog", "owl"], seed)
         root = tmp_path / folder
-        trainer, freezing = build_trainer(
+        section = Strategy(name=strategy) if isinstance(strategy, str) else Strategy(**strategy)
+        names = [group.name for group in backbone.groups]
+        training = {**QUICK, **training}
+        if section.name in ("gradual", "complete", "custom"):
+            training.pop("num_train_epochs")
+        schedule = build_schedule(section, names, training.get("num_train_epochs"))
+        trainer = build_trainer(
             backbone,
             splits(train, 4),
-            phases or build_phases(Strategy(name=strategy), backbone.groups),
-            training=training_defaults({**QUICK, **training}),
-            augment_preset=augment,
+            schedule,
+            training=training_defaults(training, section),
+            augment=Augment(preset=augment) if isinstance(augment, str) else Augment(**augment),
+            loss=Loss(**(loss or {})),
             seed=seed,
             checkpoints=root / "checkpoints",
             history=root / "history.csv",
             tensorboard=root / "tensorboard",
-            early_stopping=early_stopping,
+            ema=Ema(**ema) if ema else None,
+            early_stopping=EarlyStopping(**early_stopping) if early_stopping else None,
         )
         root.mkdir(exist_ok=True)
-        return backbone, trainer, freezing, root
+        return backbone, trainer, root
 
     return make

@@ -39,6 +39,7 @@ def test_training_defaults__the_users_values_win_and_are_not_changed():
         "metric_for_best_model": "macro_f1",
         "report_to": [],
         "dataloader_num_workers": 2,
+        "ddp_find_unused_parameters": True,
     }
     before = dict(given)
     assert training_defaults(given) == given == before

@@ -1,4 +1,6 @@
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +10,14 @@ from transformers import AutoModelForImageClassification, TrainerControl, Traine
 from hf_transfer.backbones.build import build_backbone
 from hf_transfer.backbones.layer_groups import LayerGroup
 from hf_transfer.recipe.schema import Head, Model
-from hf_transfer.strategies.phases import Phase
-from hf_transfer.training.freezing import FreezingCallback, freeze_except, trainable_count
+from hf_transfer.strategies.phases import Phase, Schedule
+from hf_transfer.training.freezing import (
+    FreezingCallback,
+    freeze_except,
+    trainable_count,
+    trained_parameters,
+    unreached_parameters,
+)
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -200,15 +208,29 @@ def test_freeze_except__gradients_of_what_is_frozen_are_dropped():
 def two_phases():
     model = nn.ModuleDict({"body": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
     groups = [LayerGroup("body", ("body.weight", "body.bias")), LayerGroup("head", ("head.weight", "head.bias"))]
-    phases = [Phase("warm up", ("head",), epochs=2), Phase("all", ("body", "head"))]
-    return model, FreezingCallback(groups, phases)
+    return model, FreezingCallback(
+        groups, Schedule((Phase("warm up", ("head",), epochs=2), Phase("all", ("body", "head"), epochs=4)))
+    )
 
 
-@pytest.mark.parametrize(("epoch", "trained"), [(0.0, False), (1.0, False), (1.99, False), (2.0, True), (7.5, True)])
+class Training:
+    """What the Trainer hands its callbacks."""
+
+    def __init__(self, model, epoch, log_history=()):
+        self.state = TrainerState(epoch=epoch, log_history=list(log_history))
+        self.control = TrainerControl()
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        self.rest = {"model": model, "optimizer": self.optimizer, "lr_scheduler": None}
+
+    def tell(self, event):
+        event(SimpleNamespace(greater_is_better=True), self.state, self.control, **self.rest)
+
+
+@pytest.mark.parametrize(("epoch", "trained"), [(0.0, False), (1.0, False), (1.99, False), (2.0, True), (5.5, True)])
 def test_freezing_callback__a_resumed_state_is_in_its_phase_at_once(epoch, trained):
     model, callback = two_phases()
-    callback.apply(model, 0.0)  # what building the trainer does
-    callback.on_train_begin(None, TrainerState(epoch=epoch), TrainerControl(), model=model)
+    callback.apply(model, callback.schedule.phases[0])  # what building the trainer does
+    Training(model, epoch).tell(callback.on_train_begin)
     assert model["body"].weight.requires_grad == trained
     assert model["head"].weight.requires_grad
 
@@ -216,9 +238,65 @@ def test_freezing_callback__a_resumed_state_is_in_its_phase_at_once(epoch, train
 def test_freezing_callback__changes_phase_when_its_epoch_begins():
     model, callback = two_phases()
     seen = []
-    callback.on_train_begin(None, TrainerState(epoch=None), TrainerControl(), model=model)
+    Training(model, None).tell(callback.on_train_begin)
     for epoch in (0.0, 1.0, 2.0, 3.0):
-        callback.on_epoch_begin(None, TrainerState(epoch=epoch), TrainerControl(), model=model)
+        Training(model, epoch).tell(callback.on_epoch_begin)
         seen.append((callback.phase.name, model["body"].weight.requires_grad))
     assert seen == [("warm up", False), ("warm up", False), ("all", True), ("all", True)]
     assert callback.trainable == {"warm up": 10, "all": 30}
+
+
+@pytest.mark.parametrize(("epoch", "stops"), [(5.5, False), (6.0, True)])
+def test_freezing_callback__stops_after_the_last_phase(epoch, stops):
+    model, callback = two_phases()
+    training = Training(model, epoch)
+    training.tell(callback.on_train_begin)
+    assert training.control.should_training_stop is stops
+
+
+@pytest.mark.parametrize(("epoch", "kept"), [(2.0, False), (2.5, True)])
+def test_freezing_callback__moments_are_reset_where_the_phase_begins_and_only_there(epoch, kept):
+    model, callback = two_phases()
+    first, second = callback.schedule.phases
+    callback.schedule = Schedule((first, replace(second, reset_optimizer=True)))
+    training = Training(model, epoch)
+    model["head"](torch.ones(1, 4)).sum().backward()
+    training.optimizer.step()
+    training.tell(callback.on_train_begin)
+    assert bool(training.optimizer.state) is kept
+
+
+# What a phase trains.
+
+
+def test_trained_parameters__norms_and_the_whole_head():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LayerNorm(4), nn.Linear(4, 2))
+    groups = [LayerGroup("stem", ("0.weight", "0.bias", "1.weight", "1.bias"))]
+    groups += [LayerGroup("body", ("2.weight", "2.bias")), LayerGroup("head", ("3.weight", "3.bias"))]
+    everything = Phase("norm_only", ("stem", "body", "head"), parts="norms")
+    assert trained_parameters(model, groups, everything) == {
+        *("1.weight", "1.bias", "2.weight", "2.bias", "3.weight", "3.bias"),
+    }
+    without = trained_parameters(model, groups, everything, frozen_batch_norm=True)
+    assert without == {"2.weight", "2.bias", "3.weight", "3.bias"}
+
+
+def test_trained_parameters__norm_only_on_any_family(family, checkpoint):
+    backbone = backbone_of(checkpoint)
+    names = tuple(group.name for group in backbone.groups)
+    trained = trained_parameters(backbone.model, backbone.groups, Phase("norm_only", names, parts="norms"))
+    body = {name.rpartition(".")[0] for name in trained - head_names(backbone)}
+    assert body and all("Norm" in type(backbone.model.get_submodule(path)).__name__ for path in body)
+    norms = {path for path, module in backbone.model.named_modules() if "Norm" in type(module).__name__}
+    assert {path for path in norms if list(backbone.model.get_submodule(path).parameters(recurse=False))} >= body
+
+
+def test_unreached_parameters__of_any_family_get_no_gradient(any_backbone):
+    model, size = any_backbone.model, any_backbone.preprocessing.size
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    unreached = unreached_parameters(model, size)
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    assert [module.training for module in model.modules()] == modes
+    model(pixel_values=torch.rand(2, 3, *size))["logits"].sum().backward()
+    assert unreached == {name for name, parameter in model.named_parameters() if parameter.grad is None}

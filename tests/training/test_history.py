@@ -4,14 +4,14 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from hf_transfer.backbones.layer_groups import LayerGroup
-from hf_transfer.strategies.phases import Phase
+from hf_transfer.strategies.phases import Phase, Schedule
 from hf_transfer.training.freezing import FreezingCallback
 from hf_transfer.training.history import HistoryCallback
 from hf_transfer.training.train import train
 
 GROUPS = ("stem", "vit.layers.0", "vit.layers.1", "vit.layers.2", "head")
 COLUMNS = ["step", "epoch", "phase", "split", "loss", "accuracy", "macro_f1"]
-COLUMNS += [*(f"learning_rate/{name}" for name in GROUPS), "trainable_parameters"]
+COLUMNS += [*(f"learning_rate/{name}" for name in GROUPS), "trainable_parameters", "phase_end"]
 
 
 def rows_of(root):
@@ -36,9 +36,9 @@ def used_rates(trainer):
 
 @pytest.mark.parametrize("scheduler", ["linear", "cosine", "reduce_lr_on_plateau"])
 def test_history__learning_rates_are_those_the_optimizer_used(build, scheduler):
-    _, trainer, freezing, root = build(lr_scheduler_type=scheduler, warmup_steps=2, logging_steps=1, num_train_epochs=3)
+    _, trainer, root = build(lr_scheduler_type=scheduler, warmup_steps=2, logging_steps=1, num_train_epochs=3)
     used = used_rates(trainer)
-    train(trainer, freezing)
+    train(trainer)
     rows = [row for row in rows_of(root) if row["split"] == "train"]
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6] == list(range(1, len(used) + 1))
     for row, rates in zip(rows, used, strict=True):
@@ -47,9 +47,10 @@ def test_history__learning_rates_are_those_the_optimizer_used(build, scheduler):
 
 
 def test_history__a_row_for_each_log_and_evaluation(build):
-    backbone, trainer, freezing, root = build(logging_steps=1)
-    train(trainer, freezing)
-    rows = rows_of(root)
+    backbone, trainer, root = build(logging_steps=1)
+    train(trainer)
+    *rows, end = rows_of(root)
+    assert (end["step"], end["split"], end["phase_end"]) == ("4", "", "training")
     assert [(row["step"], row["split"]) for row in rows] == [
         ("1", "train"),
         ("2", "train"),
@@ -69,51 +70,65 @@ def test_history__a_row_for_each_log_and_evaluation(build):
 
 
 def test_history__frozen_groups_are_empty(build):
-    _, trainer, freezing, root = build("linear_probe", logging_steps=1)
-    train(trainer, freezing)
-    for row in rows_of(root):
+    _, trainer, root = build("linear_probe", logging_steps=1)
+    train(trainer)
+    *rows, end = rows_of(root)
+    assert (end["trainable_parameters"], end["phase_end"]) == ("99", "training")
+    for row in rows:
         assert [bool(row[f"learning_rate/{name}"]) for name in GROUPS] == [False] * 4 + [True]
         assert row["trainable_parameters"] == str(32 * 3 + 3)
         assert row["phase"] == "linear_probe"
 
 
 def test_history__phases_change_with_their_epoch(build):
-    phases = [Phase("warm up", ("head",), 1), Phase("last layer", ("vit.layers.2", "head"), 1), Phase("all", GROUPS)]
-    _, trainer, freezing, root = build(phases=phases, logging_steps=1, num_train_epochs=3)
-    cost = train(trainer, freezing)
+    phases = [
+        {"name": "warm up", "train": ["head"], "epochs": 1},
+        {"name": "last layer", "train": ["vit.layers.2", "head"], "epochs": 1},
+        {"name": "all", "train": ["*"], "epochs": 1},
+    ]
+    _, trainer, root = build({"name": "custom", "phases": phases}, logging_steps=1)
+    cost = train(trainer)
     rows = [row for row in rows_of(root) if row["split"] == "train"]
     assert [row["phase"] for row in rows] == ["warm up", "warm up", "last layer", "last layer", "all", "all"]
     assert [sum(bool(row[f"learning_rate/{name}"]) for name in GROUPS) for row in rows] == [1, 1, 2, 2, 5, 5]
     assert {row["phase"]: int(row["trainable_parameters"]) for row in rows} == cost.trainable_parameters
     assert list(cost.trainable_parameters) == ["warm up", "last layer", "all"]
+    ends = [row for row in rows_of(root) if not row["split"]]
+    assert [(row["step"], row["phase"], row["phase_end"]) for row in ends] == [
+        ("2", "warm up", "epochs"),
+        ("4", "last layer", "epochs"),
+        ("6", "all", "epochs"),
+    ]
 
 
 @pytest.mark.parametrize("save", [{}, {"save_strategy": "best", "metric_for_best_model": "loss"}])
 def test_history__resumed_run_has_the_rows_of_an_uninterrupted_one(build, save):
     arguments = {"logging_steps": 3, "num_train_epochs": 4, "save_total_limit": 4, "train": 16, **save}
-    _, trainer, freezing, root = build(folder="whole", **arguments)
-    train(trainer, freezing)
+    _, trainer, root = build(folder="whole", **arguments)
+    train(trainer)
     whole = rows_of(root)
     checkpoint = min((root / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
 
-    _, trainer, freezing, other = build(folder="resumed", **arguments)
+    _, trainer, other = build(folder="resumed", **arguments)
     # What a killed run leaves: rows after its last checkpoint, and half a line.
     (other / "history.csv").write_text((root / "history.csv").read_text() + "1")
-    train(trainer, freezing, checkpoint)
+    train(trainer, checkpoint)
     assert rows_of(other) == whole
     assert len({(row["step"], row["split"]) for row in whole}) == len(whole)
 
 
 def test_history__new_run_starts_a_new_file(build):
-    _, trainer, freezing, root = build()
+    _, trainer, root = build()
     (root / "history.csv").write_text(",".join(COLUMNS) + "\n" + "7" + "," * (len(COLUMNS) - 1) + "\n")
-    train(trainer, freezing)
+    train(trainer)
     assert "7" not in {row["step"] for row in rows_of(root)}
 
 
 def test_history__only_the_main_process_writes(tmp_path):
     group = LayerGroup("head", ("head.weight",))
-    callback = HistoryCallback(tmp_path / "history.csv", [group], FreezingCallback([group], [Phase("full", ("head",))]))
+    callback = HistoryCallback(
+        tmp_path / "history.csv", [group], FreezingCallback([group], Schedule((Phase("full", ("head",)),)))
+    )
     state = TrainerState(is_world_process_zero=False)
     callback.on_train_begin(None, state, TrainerControl())
     callback.on_log(None, state, TrainerControl(), logs={"loss": 1.0})
@@ -123,10 +138,12 @@ def test_history__only_the_main_process_writes(tmp_path):
 @pytest.mark.parametrize("logs", [None, {}, {"train_runtime": 3.0}, {"learning_rate": 0.1}])
 def test_history__other_logs_are_no_rows(tmp_path, logs):
     group = LayerGroup("head", ("head.weight",))
-    callback = HistoryCallback(tmp_path / "history.csv", [group], FreezingCallback([group], [Phase("full", ("head",))]))
+    callback = HistoryCallback(
+        tmp_path / "history.csv", [group], FreezingCallback([group], Schedule((Phase("full", ("head",)),)))
+    )
     state = TrainerState(is_world_process_zero=True)
     callback.on_train_begin(None, state, TrainerControl())
     callback.on_log(None, state, TrainerControl(), logs=logs)
     assert (tmp_path / "history.csv").read_text().splitlines() == [
-        "step,epoch,phase,split,loss,accuracy,macro_f1,learning_rate/head,trainable_parameters"
+        "step,epoch,phase,split,loss,accuracy,macro_f1,learning_rate/head,trainable_parameters,phase_end"
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers import EvalPrediction, Trainer, TrainerControl, TrainerState
+from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import set_seed
 
 import hf_transfer
@@ -16,7 +16,7 @@ from hf_transfer.backbones.build import build_backbone
 from hf_transfer.errors import UserError
 from hf_transfer.recipe.schema import Model
 from hf_transfer.training import trainer as module
-from hf_transfer.training.trainer import EpochCallback, TransferTrainer, load_weights
+from hf_transfer.training.trainer import TransferTrainer, load_weights
 
 hf_transfer.register()
 
@@ -184,16 +184,6 @@ def test_train__resumed_run_ends_with_the_same_weights(vit_checkpoint, trainer_f
     again.train(resume_from_checkpoint=checkpoints(trainer)[0])
     assert again.state.best_model_checkpoint == best
     assert differing(resumed.model.state_dict(), expected) == []
-
-
-def test_epoch_callback__tells_the_data_set():
-    data = type("Data", (), {"epoch": 0})()
-    callback = EpochCallback(data)
-    for epoch in (0.0, 1.0, 2.0):
-        callback.on_epoch_begin(None, TrainerState(epoch=epoch), TrainerControl())
-        assert data.epoch == epoch
-    callback.on_epoch_begin(None, TrainerState(epoch=None), TrainerControl())
-    assert data.epoch == 0
 
 
 def test_transfer_trainer__counts_no_tokens(vit_checkpoint, trainer_for):
