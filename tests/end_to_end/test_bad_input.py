@@ -242,3 +242,19 @@ def test_statistics_for_0_1_pixels_on_0_255_pixels(refused, checkpoint, tmp_path
 def test_revision_of_what_has_none(refused, folder):
     raw = recipe("package:efficientnet_lite0", folder, model={"revision": "main"})
     assert refused(raw) == "model.revision: package: backbones have no revisions; leave it out"
+
+
+def test_class_weights__of_classes_that_are_not_there(refused, checkpoint, folder):
+    message = refused(recipe(checkpoint, folder, loss={"class_weights": {"drak": 1.0, "light": 2.0}}))
+    assert "loss.class_weights" in message and "drak" in message and "did you mean 'dark'" in message
+
+
+def test_strategy__that_does_not_fit_the_network(refused, checkpoint, folder):
+    strategy = {"name": "custom", "phases": [{"name": "a", "train": ["layer9"], "epochs": 1}]}
+    assert "strategy.phases.0.train: no layer group fits 'layer9'; there are " in refused(
+        recipe(checkpoint, folder, strategy=strategy)
+    )
+    message = refused(recipe(checkpoint, folder, strategy={"name": "lora", "lora": {"targets": ["q_proj"]}}))
+    assert "strategy.lora.targets: no layer that can be adapted is called 'q_proj'" in message
+    message = refused(recipe(checkpoint, folder, strategy={"name": "gradual"}))
+    assert message.endswith("strategy.phase_epochs: strategy 'gradual' needs it, or training.num_train_epochs")

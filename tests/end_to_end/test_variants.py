@@ -140,6 +140,87 @@ def test_schedulers__are_reachable(recipe, tmp_path, scheduler):
         assert resolved["lr_scheduler_kwargs"] == {"mode": "max"}
 
 
+STRATEGIES = {
+    "partial": ({"name": "partial", "frozen_groups": 1}, ["partial"]),
+    "gradual": ({"name": "gradual", "stages": 3}, ["head", "2 stages", "3 stages"]),
+    "discriminative": ({"name": "discriminative", "layer_decay": 0.9}, ["discriminative"]),
+    "complete": ({"name": "complete", "stages": 3, "scheduler": "global"}, ["head", "2 stages", "3 stages"]),
+    "norm_only": ({"name": "norm_only"}, ["norm_only"]),
+    "custom": (
+        {"name": "custom", "phases": [{"name": "a", "train": ["head"], "epochs": 1}, {"name": "b", "train": ["*"]}]},
+        "ab",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_strategies__through_the_whole_way(recipe, tmp_path, name):
+    strategy, phases = STRATEGIES[name]
+    extras = {"augment": {"preset": "trivial", "mixup": 0.2, "cutmix": 0.2, "erasing": 0.2}, "ema": {"decay": 0.9}}
+    loss = {"name": "focal", "class_weights": "balanced"}
+    path = recipe(strategy=strategy, loss=loss, training={"num_train_epochs": 3, "label_smoothing_factor": 0.1}, **extras)
+    assert main(["run", path]) == 0
+    trainable = read_metrics(tmp_path / "run")["cost"]["trainable_parameters"]
+    assert list(trainable) == list(phases)
+    assert list(trainable.values()) == sorted(trainable.values())
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model")
+    assert max(trainable.values()) <= sum(parameter.numel() for parameter in model.parameters())
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert strategy["name"] in card
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks for it
+def test_lora__is_merged_and_the_adapter_is_kept(recipe, tmp_path, checkpoints):
+    from peft import PeftModel
+
+    assert (
+        main(["run", recipe(strategy={"name": "lora", "lora": {"rank": 2}}, model={"backbone": str(checkpoints / "vit")})]) == 0
+    )
+    run = tmp_path / "run"
+    before = AutoModelForImageClassification.from_pretrained(checkpoints / "vit").state_dict()
+    merged = AutoModelForImageClassification.from_pretrained(run / "model").eval()
+    moved = {key for key, tensor in merged.state_dict().items() if key in before and not torch.equal(tensor, before[key])}
+    assert {key.split(".")[-2] for key in moved if not key.startswith("classifier")} == {"q_proj", "v_proj"}
+    base = AutoModelForImageClassification.from_pretrained(checkpoints / "vit", num_labels=10, ignore_mismatched_sizes=True)
+    adapted = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
+    pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(adapted(pixel_values=pixels).logits, merged(pixel_values=pixels).logits, atol=1e-5)
+    assert read_metrics(run)["cost"]["trainable_parameters"] == {"lora": 2 * 2 * 2 * (32 + 32) + 10 * 33}
+
+
+def test_find_lr__suggests_draws_and_leaves_nothing_else(recipe, tmp_path, monkeypatch, capsys):
+    path = recipe(strategy={"name": "gradual", "phase_epochs": 2}, augment={"preset": "basic", "mixup": 0.2})
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    assert main(["find-lr", path, "--steps", "40", "--json"]) == 0
+    assert set(tmp_path.rglob("*")) - before == {tmp_path / "recipe.find-lr.png"}
+    assert (tmp_path / "recipe.find-lr.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(capsys.readouterr().out)
+    assert 1e-7 < found["suggestion"] <= found["minimum"] <= 1.0
+    assert found["rates"][0] == 1e-7 and len(found["losses"]) <= 40
+    assert found["rates"][1] / found["rates"][0] == pytest.approx(1e7 ** (1 / 39))
+
+
+@pytest.mark.parametrize(
+    ("sections", "arguments", "message"),
+    [
+        ({"strategy": "knn"}, [], "find-lr: strategy 'knn' on cached features trains nothing"),
+        (
+            {"strategy": "linear_probe", "training": {"learning_rate": 0.1}},
+            [],
+            "find-lr: strategy 'linear_probe' on cached features",
+        ),
+        ({}, ["--low", "1"], "find-lr: expected 0 < low < high and at least 10 steps; found 1, 1 and 100"),
+    ],
+)
+def test_find_lr__what_it_cannot_do(tmp_path, capsys, sections, arguments, message):
+    raw = {"data": {"source": "package:digits"}, "model": {"backbone": "timm:test_vit"}, **sections}
+    (tmp_path / "r.json").write_text(json.dumps(raw))
+    assert main(["find-lr", str(tmp_path / "r.json"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_early_stopping__stops(recipe, tmp_path):
     path = recipe(training={"num_train_epochs": 30, "learning_rate": 1e-9}, early_stopping={"patience": 1})
     assert main(["run", path]) == 0

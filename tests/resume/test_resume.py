@@ -42,7 +42,10 @@ RANDOMNESS = {
     "mixing": {"augment": {"preset": "basic", "mixup": 0.4, "cutmix": 1.0}, "ema": {"decay": 0.9}},
 }
 WORKERS = (0, 2)
-FAMILIES = ("vit", "convnext", "swinv2", "resnet", "pvt_v2", "efficientnet", "dinov2", "regnet", "beit", "timm:test_resnet")
+FAMILIES = (
+    *("vit", "convnext", "swinv2", "resnet", "pvt_v2", "efficientnet", "dinov2", "regnet", "beit", "timm:test_resnet"),
+    *("swin", "deit", "mobilenet_v2", "timm:test_vit", "torchvision:mobilenet_v3_small"),
+)
 
 
 def covering():

@@ -1,4 +1,5 @@
 import copy
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,8 +10,9 @@ from transformers import AutoModelForImageClassification, TrainerControl, Traine
 
 from hf_transfer.backbones.build import build_backbone
 from hf_transfer.backbones.layer_groups import LayerGroup
-from hf_transfer.recipe.schema import Head, Model
+from hf_transfer.recipe.schema import Head, Model, Strategy
 from hf_transfer.strategies.phases import Phase, Schedule
+from hf_transfer.strategies.schedules import build_schedule
 from hf_transfer.training.freezing import (
     FreezingCallback,
     freeze_except,
@@ -300,3 +302,29 @@ def test_unreached_parameters__of_any_family_get_no_gradient(any_backbone):
     assert [module.training for module in model.modules()] == modes
     model(pixel_values=torch.rand(2, 3, *size))["logits"].sum().backward()
     assert unreached == {name for name, parameter in model.named_parameters() if parameter.grad is None}
+
+
+@pytest.mark.parametrize("name", ["partial", "gradual", "discriminative", "complete"])
+def test_freezing_callback__exactly_the_groups_of_each_phase_train_on_any_model(any_backbone, name):
+    names = [group.name for group in any_backbone.groups]
+    own = {"frozen_groups": 2, "frozen_batch_norm": False} if name == "partial" else {}
+    own |= {"phase_epochs": 1} if name in ("gradual", "complete") else {}
+    schedule = build_schedule(Strategy(name=name, **own), names)
+    unreached = unreached_parameters(any_backbone.model, any_backbone.preprocessing.size)
+    callback = FreezingCallback(any_backbone.groups, schedule, untrained=unreached)
+    seen = []
+    for phase in schedule.phases:
+        callback.apply(any_backbone.model, phase)
+        training = {name for name, parameter in any_backbone.model.named_parameters() if parameter.requires_grad}
+        expected = [set(group.parameters) - unreached for group in any_backbone.groups if group.name in phase.groups]
+        assert training == set().union(*expected)
+        seen.append(set(phase.groups))
+    assert all(one < other for one, other in itertools.pairwise(seen)), "each phase adds to the one before"
+    assert seen[-1] == set(names[2:] if name == "partial" else names)
+
+
+def test_freezing_callback__a_resumed_run_knows_what_the_phases_before_it_trained():
+    model, callback = two_phases()
+    Training(model, 3.0).tell(callback.on_train_begin)
+    assert callback.trainable == {"warm up": 10, "all": 30}
+    assert [span.reason for span in callback.spans] == ["epochs", ""]
