@@ -121,7 +121,8 @@ class Extractor:
         full = self.autocast is None and self.device.type == "cuda"
 
         def compute(pixels: torch.Tensor) -> torch.Tensor:
-            with torch.inference_mode(), cudnn.flags(enabled=True, allow_tf32=False) if full else contextlib.nullcontext():
+            # No inference mode: some networks keep tensors they compute (BEiT its positions), and are trained afterwards.
+            with torch.no_grad(), cudnn.flags(enabled=True, allow_tf32=False) if full else contextlib.nullcontext():
                 return forward(pixels.to(self.device, non_blocking=True)).cpu()
 
         try:

@@ -12,7 +12,7 @@ from hf_transfer.backbones.build import build_backbone
 from hf_transfer.backbones.transformers_models import load_checkpoint
 from hf_transfer.data.dataset import ImageDataset
 from hf_transfer.errors import BackboneError
-from hf_transfer.features.extraction import FeatureModel
+from hf_transfer.features.extraction import Extractor, FeatureModel
 from hf_transfer.features.frozen import check_saved, extract_splits, head_logits, set_head
 from hf_transfer.features.space import weights_digest
 from hf_transfer.features.store import FeatureStore
@@ -74,6 +74,18 @@ def test_set_head__several_heads_are_averaged(distilled_checkpoint, tmp_path):
     assert len(backbone.heads) == 2
     pixels = torch.randn(2, 3, *backbone.preprocessing.size, generator=torch.Generator().manual_seed(1))
     check_round_trip(backbone, pixels, tmp_path)
+
+
+@pytest.mark.parametrize("name", [*(family.name for family in _tiny.FAMILIES)])
+def test_extractor__leaves_a_network_that_can_be_trained(name, checkpoint_of):
+    """Strategy two_phase trains the network that its features came from; BEiT keeps the positions it has computed."""
+    row = {family.name: family for family in _tiny.FAMILIES}[name]
+    backbone = build_backbone(Model(backbone=str(checkpoint_of(row))), CLASSES, 0)
+    pixels = torch.rand(2, 3, *row.size, generator=torch.Generator().manual_seed(0))
+    with Extractor(backbone, CPU, None, False, 0).ready() as compute:
+        assert not compute(pixels).requires_grad
+    backbone.model.train()(pixel_values=pixels).logits.sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in backbone.model.parameters())
 
 
 def test_extract_splits__precision_by_split_and_once(lite0, textile, tmp_path):
