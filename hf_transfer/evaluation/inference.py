@@ -55,7 +55,7 @@ def predict_logits(
         pin_memory=device.type == "cuda",
     )
     parts = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in tqdm(loader, desc=description, leave=False, disable=None if state.is_main_process else True):
             output = model(pixel_values=batch["pixel_values"].to(device, non_blocking=True))
             parts.append(output.logits.float().cpu().numpy())

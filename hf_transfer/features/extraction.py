@@ -121,7 +121,7 @@ class Extractor:
         full = self.autocast is None and self.device.type == "cuda"
 
         def compute(pixels: torch.Tensor) -> torch.Tensor:
-            # No inference mode: some networks keep tensors they compute (BEiT its positions), and are trained afterwards.
+            # No inference mode anywhere: some networks keep tensors they compute (BEiT its positions) and are trained later.
             with torch.no_grad(), cudnn.flags(enabled=True, allow_tf32=False) if full else contextlib.nullcontext():
                 return forward(pixels.to(self.device, non_blocking=True)).cpu()
 

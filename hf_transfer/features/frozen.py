@@ -200,7 +200,7 @@ def head_logits(backbone: Backbone, features: torch.Tensor) -> torch.Tensor:
     """Return the logits, float32 [n, C], that a model's own head or heads give on features [n, d]."""
     heads = probe_heads(backbone)
     parts = features.float().cpu().split([head.in_features for head in heads], dim=1)
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = [
             nn.functional.linear(part, head.weight.float().cpu(), head.bias.float().cpu())
             for head, part in zip(heads, parts, strict=True)

@@ -48,7 +48,7 @@ def plain_features(backbone, table):
     seen = []
     handle = backbone.model.get_submodule(backbone.heads[0]).register_forward_pre_hook(lambda m, x: seen.append(x[0]))
     backbone.model.eval()
-    with torch.inference_mode():
+    with torch.no_grad():
         for index in range(len(table)):
             pixels = ImageDataset(table, backbone.preprocessing)[index]["pixel_values"]
             backbone.model(pixel_values=pixels[None])
@@ -175,7 +175,7 @@ def test_extract__views_are_those_of_live_training(lite0, textile, folder_for):
     live.epoch = 1
     pixels = torch.stack([live[index]["pixel_values"] for index in range(len(table))])
     model = FeatureModel(lite0)
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = model(pixels)
     model.close()
     assert relative(found, expected) < 1e-5

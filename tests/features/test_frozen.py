@@ -39,7 +39,7 @@ OTHERS = [
 def check_round_trip(backbone, pixels, tmp_path):
     """A random head, put into the model and saved, gives on images what it gives on features."""
     model = FeatureModel(backbone)
-    with torch.inference_mode():
+    with torch.no_grad():
         features = model(pixels)
     model.close()
     generator = torch.Generator().manual_seed(0)
@@ -50,7 +50,7 @@ def check_round_trip(backbone, pixels, tmp_path):
     backbone.save(tmp_path / "model")
     saved = load_checkpoint(str(tmp_path / "model"), None, class_names=None)
     torch.testing.assert_close(head_logits(saved, features), expected, rtol=1e-4, atol=1e-4)
-    with torch.inference_mode():
+    with torch.no_grad():
         found = saved.model.eval()(pixel_values=pixels).logits
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
@@ -147,7 +147,7 @@ def test_extract_splits__wants_a_linear_head(textile, tmp_path):
 def test_check_saved__finds_other_weights_and_other_heads(lite0, textile, tmp_path):
     table = textile.tables["test"]
     pixels = torch.stack([ImageDataset(table, lite0.preprocessing)[i]["pixel_values"] for i in range(len(table))])
-    with torch.inference_mode():
+    with torch.no_grad():
         logits = lite0.model.eval()(pixel_values=pixels).logits
     weights = weights_digest(lite0.model, lite0.heads)
     check_saved(lite0, weights, table, logits, exact=True)
