@@ -182,19 +182,10 @@ class FreezingCallback(TrainerCallback):
         """Whether the last phase has ended."""
         return len(self.spans) == len(self.schedule.phases) and self.spans[-1].end is not None
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        lr_scheduler: Any,
-        optimizer: torch.optim.Optimizer,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Begin, or go on where the (resumed) state is."""
         self.phase = None
-        self._follow(args, state, control, model, lr_scheduler, optimizer)
+        self.on_epoch_begin(args, state, control, **kwargs)
 
     def on_epoch_begin(
         self,
@@ -206,33 +197,7 @@ class FreezingCallback(TrainerCallback):
         optimizer: torch.optim.Optimizer,
         **kwargs: Any,
     ) -> None:
-        """Apply the phase of the epoch that begins."""
-        self._follow(args, state, control, model, lr_scheduler, optimizer)
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, lr_scheduler: Any = None, **kwargs: Any
-    ) -> None:
-        """Tell the schedule of learning rates, which may cut them when the metric has stopped improving."""
-        if isinstance(lr_scheduler, RateSchedule):
-            lr_scheduler.tell(self._values_since_start(state))
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """See which phases have ended."""
-        self.spans = self._timeline(args, state)
-
-    def _timeline(self, args: TrainingArguments, state: TrainerState) -> list[Span]:
-        greater = bool(args.greater_is_better)
-        return timeline(self.schedule.phases, self.evaluations(state), state.epoch or 0.0, greater=greater)
-
-    def _follow(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module,
-        lr_scheduler: Any,
-        optimizer: torch.optim.Optimizer,
-    ) -> None:
+        """Apply the phase of the epoch that begins; stop where the last one has ended."""
         self.spans = self._timeline(args, state)
         if self.is_finished:
             control.should_training_stop = True
@@ -250,6 +215,21 @@ class FreezingCallback(TrainerCallback):
             optimizer.state.clear()
         if state.is_world_process_zero and not self.is_finished:
             print(self._described(span, model, lr_scheduler), file=sys.stderr)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, lr_scheduler: Any = None, **kwargs: Any
+    ) -> None:
+        """Tell the schedule of learning rates, which may cut them when the metric has stopped improving."""
+        if isinstance(lr_scheduler, RateSchedule):
+            lr_scheduler.tell(self._values_since_start(state))
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """See which phases have ended."""
+        self.spans = self._timeline(args, state)
+
+    def _timeline(self, args: TrainingArguments, state: TrainerState) -> list[Span]:
+        greater = bool(args.greater_is_better)
+        return timeline(self.schedule.phases, self.evaluations(state), state.epoch or 0.0, greater=greater)
 
     def _values_since_start(self, state: TrainerState) -> list[float]:
         start = self.spans[-1].start if self.schedule.restarts else -math.inf
