@@ -7,6 +7,7 @@ traceback. Anything else is our mistake and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,22 @@ class RecipeError(UserError):
         count = len(self.problems)
         head = f"Found {count} problem{'s' if count != 1 else ''} in {source}:"
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))
+
+
+def require(module: str, extra: str, purpose: str, otherwise: str = "") -> None:
+    """Stop when an optional package is not installed.
+
+    Args:
+        module: what will be imported.
+        extra: the extra of this package that brings it.
+        purpose: what needs it, such as `strategy 'lora'`.
+        otherwise: what else may be done, such as `, or set it to false`.
+
+    Raises:
+        UserError: naming the extra.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"{purpose} needs {module}: pip install 'hf-transfer-learning[{extra}]'{otherwise}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -26,9 +26,13 @@ _CONTENTS = (
     "predictions",
     "model",
     "adapter",
+    "export",
+    "quantized",
     "plots",
     "tensorboard",
     "checkpoints",
+    "report.html",
+    "calibration.json",
     "metrics.json",
     "README.md",
 )

@@ -13,6 +13,7 @@ from hf_transfer.errors import (
     listed,
     message_of,
     nearest,
+    require,
 )
 
 
@@ -67,3 +68,15 @@ def test_message_of__an_error_of_a_loader_process_loses_its_traceback():
         "hf_transfer.errors.DataError: data: cannot read x.jpg: image file is truncated\n"
     )
     assert message_of(DataError(text)) == "data: cannot read x.jpg: image file is truncated"
+
+
+def test_require__is_installed():
+    require("torch", "torch", "everything")
+
+
+def test_require__names_the_extra():
+    with pytest.raises(UserError) as caught:
+        require("no_such_module", "labels", "features.label_quality", ", or set it to false")
+    assert str(caught.value) == (
+        "features.label_quality needs no_such_module: pip install 'hf-transfer-learning[labels]', or set it to false"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ class Splits:
 
     Args:
         tables: a table for each split.
+        extra: a table for each further test set, labels in the order of `class_names`.
         class_names: names of the classes in label order.
         fingerprint: digest of sample ids, labels and image bytes of every split.
         skipped: split to the unreadable images left out of it, as (file or sample id, reason).
@@ -37,9 +38,21 @@ class Splits:
     skipped: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     duplicates: list[list[str]] = field(default_factory=list)
     revision: str | None = None
+    extra: dict[str, ImageTable] = field(default_factory=dict)
+
+    def table(self, name: str) -> ImageTable:
+        """Return the images of a split or of a further test set."""
+        return self.tables[name] if name in self.tables else self.extra[name]
 
 
-def build_splits(section: Data, wanted: Sequence[str], *, training: bool, decode: bool = False) -> Splits:
+def build_splits(
+    section: Data,
+    wanted: Sequence[str],
+    *,
+    training: bool,
+    decode: bool = False,
+    extra: Mapping[str, str] | None = None,
+) -> Splits:
     """Read the source, split it, and check every image that will be used.
 
     Args:
@@ -48,6 +61,7 @@ def build_splits(section: Data, wanted: Sequence[str], *, training: bool, decode
         training: whether a model will be trained: then a validation split is always made, and every split must hold at
             least two classes. An evaluation of a source without splits takes all of it as test.
         decode: decode every image now, instead of parsing its header.
+        extra: further test sets, name to source.
 
     Raises:
         DataError: naming what is wrong with the source, its labels, its splits or its images.
@@ -72,7 +86,30 @@ def build_splits(section: Data, wanted: Sequence[str], *, training: bool, decode
     for split, maximum in (("validation", section.max_validation_samples), ("test", section.max_test_samples)):
         if split in tables:
             tables[split] = subset(tables[split], section.split_seed, class_names, total=maximum, each=None, split=split)
-    return _checked(section, tables, class_names, source.revision, training, decode)
+    further = {name: _read_extra(section, name, place, class_names) for name, place in (extra or {}).items()}
+    return _checked(section, tables, further, class_names, source.revision, training, decode)
+
+
+def _read_extra(section: Data, name: str, place: str, class_names: list[str]) -> ImageTable:
+    """Return the test split of a further source, or all of it where it has no splits, its classes matched by name."""
+    try:
+        found = read_source(
+            section.model_copy(update={"source": place, "config_name": None, "revision": None, "group_column": None})
+        )
+    except DataError as error:
+        raise DataError(f"evaluation.extra.{name}: {error}") from None
+    tables = found.tables
+    if "test" not in tables and len(tables) > 1:
+        raise DataError(f"evaluation.extra.{name}: expected a test split or no splits, found {' and '.join(tables)} in {place}")
+    table = tables["test"] if "test" in tables else next(iter(tables.values()))
+    foreign = [other for other in found.class_names if other not in class_names]
+    if foreign:
+        raise DataError(
+            f"evaluation.extra.{name}: expected classes of the data set ({listed(class_names)}), matched by name; "
+            f"found {listed(foreign)} besides"
+        )
+    order = np.array([class_names.index(other) for other in found.class_names], dtype=np.int64)
+    return replace(table, labels=order[table.labels])
 
 
 def _split(
@@ -118,12 +155,14 @@ def _complete(train: ImageTable, class_names: list[str]) -> None:
 
 def _checked(
     section: Data,
-    tables: dict[str, ImageTable],
+    splits: dict[str, ImageTable],
+    extra: dict[str, ImageTable],
     class_names: list[str],
     revision: str | None,
     training: bool,
     decode: bool,
 ) -> Splits:
+    tables = splits | extra
     # Skipping must know every bad image before the first step, so that counts and steps are right: it decodes fully.
     decode = decode or section.on_bad_image == "skip"
     scans = {split: scan(table, decode=decode) for split, table in tables.items()}
@@ -140,7 +179,7 @@ def _checked(
             + "\nMend or remove them, or set data.on_bad_image to 'skip' to leave them out, listed and counted."
         )
     duplicates = cross_split_duplicates(tables, scans)
-    digest = fingerprint(tables, scans, class_names)
+    digest = fingerprint(splits, scans, class_names)
     tables = {split: replace(table, digests=np.array(scans[split].digests, dtype="S16")) for split, table in tables.items()}
     if found:
         tables = {
@@ -152,4 +191,12 @@ def _checked(
                 _complete(table, class_names)
             elif not len(table):
                 raise DataError(f"data: every image of the {split} split is unreadable")
-    return Splits(tables, class_names, digest, skipped, duplicates, revision)
+    return Splits(
+        {split: tables[split] for split in splits},
+        class_names,
+        digest,
+        skipped,
+        duplicates,
+        revision,
+        extra={name: tables[name] for name in extra},
+    )

@@ -51,19 +51,27 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
+    def image(self, index: int) -> Image.Image:
+        """Return one image as RGB, upright.
+
+        Raises:
+            DataError: naming the image, when it cannot be read.
+        """
+        try:
+            return decode_rgb(self.table.encoded(index))
+        except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
+            raise DataError(
+                f"data: cannot read the image {self.table.name(index)}: {error or type(error).__name__}. "
+                "Mend or remove it, or set data.on_bad_image to 'skip'; 'hf-transfer check --data' lists all such images."
+            ) from None
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return {"pixel_values": float32 [3, height, width], "labels": int} of one image, and its "key" (int) if wanted.
 
         Raises:
             DataError: naming the image, when it cannot be read.
         """
-        try:
-            image = decode_rgb(self.table.encoded(index))
-        except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
-            raise DataError(
-                f"data: cannot read the image {self.table.name(index)}: {error or type(error).__name__}. "
-                "Mend or remove it, or set data.on_bad_image to 'skip'; 'hf-transfer check --data' lists all such images."
-            ) from None
+        image = self.image(index)
         label = int(self.table.labels[index])
         if self.seed is None:
             return {"pixel_values": self.transform(image), "labels": label}

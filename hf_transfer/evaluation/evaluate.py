@@ -11,11 +11,14 @@ import torch
 
 from ..backbones.backbone import Backbone
 from ..data.build import Splits
+from ..data.table import ImageTable
 from ..metrics import classification_metrics, classification_metrics_from_probabilities
 from ..metrics.arrays import predicted_classes
-from .inference import predict_logits
-from .labels import align_labels, model_class_names
+from ..metrics.intervals import newcombe_difference, wilson_interval
+from .inference import predict_logits, predict_views, tta_scores
+from .labels import LabelAlignment, align_labels, model_class_names
 from .predictions import Predictions
+from .views import TTA, build_corruptions
 
 
 def evaluate_splits(
@@ -28,6 +31,9 @@ def evaluate_splits(
     batch_size: int,
     workers: int,
     label_map: str | Mapping[str, Sequence[str]] | None = None,
+    tta: str = "none",
+    corruptions: Sequence[str] = (),
+    seed: int = 0,
     write: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Return the metrics of each wanted split, and write predictions/SPLIT.parquet.
@@ -37,37 +43,90 @@ def evaluate_splits(
     Args:
         backbone: the model to score, with its own preprocessing.
         splits: the images.
-        wanted: names of the splits.
+        wanted: names of splits and further test sets.
         predictions: folder of the predictions files.
         device: where to compute.
         batch_size: images at a time on each process.
         workers: loader processes.
         label_map: see `align_labels`.
+        tta: views whose probabilities are averaged, one of `views.TTA`.
+        corruptions: names of corruptions, each scored at severities 1 to 5, under "robustness" of a split.
+        seed: of corruptions that draw.
         write: whether this process writes files.
 
     Raises:
         LabelError: when the classes of the data and of the model do not match by name.
     """
     alignment = align_labels(splits.class_names, model_class_names(backbone.model.config), label_map)
+    passes: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "workers": workers,
+        "channels_last": backbone.is_convolutional,
+    }
     results = {}
     for split in wanted:
-        logits = predict_logits(
-            backbone.model,
-            backbone.preprocessing,
-            splits.tables[split],
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            channels_last=backbone.is_convolutional,
-            description=f"evaluate {split}",
-        )
+        table = splits.table(split)
+        if tta == "none":
+            logits = predict_logits(backbone.model, backbone.preprocessing, table, description=f"evaluate {split}", **passes)
+        else:
+            views = predict_views(
+                backbone.model, backbone.preprocessing, table, TTA[tta], description=f"evaluate {split}", **passes
+            )
+            logits = tta_scores(views)
         metrics = score_split(
             split, alignment.apply(logits), splits, predictions if write else None, probabilities=not alignment.exact
         )
         if not alignment.exact:
             metrics["unmapped_classes"] = alignment.unmapped
+        if corruptions:
+            metrics["robustness"] = _robustness(backbone, table, alignment, corruptions, seed, f"corrupt {split}", passes)
         results[split] = metrics
     return results
+
+
+def _robustness(
+    backbone: Backbone,
+    table: ImageTable,
+    alignment: LabelAlignment,
+    corruptions: Sequence[str],
+    seed: int,
+    description: str,
+    passes: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """Return {corruption: {severity: {accuracy, accuracy_ci95}}}; each image is decoded once."""
+    views = build_corruptions(backbone.preprocessing, corruptions, seed=seed)
+    logits = predict_views(
+        backbone.model, backbone.preprocessing, table, list(views.values()), description=description, **passes
+    )
+    found: dict[str, dict[str, Any]] = {name: {} for name in corruptions}
+    for position, (name, severity) in enumerate(views):
+        right = alignment.predict(logits[:, position]) == table.labels
+        found[name][str(severity)] = {
+            "accuracy": float(right.mean()),
+            "accuracy_ci95": list(wilson_interval(int(right.sum()), len(right))),
+        }
+    return found
+
+
+def add_shifts(metrics: dict[str, dict[str, Any]], extra: Sequence[str]) -> None:
+    """Add to each further test set how its accuracy differs from that of the test split, in place.
+
+    `shift` is {"accuracy", "ci95", "against"}: the difference, and Newcombe's interval for two independent samples. Without a
+    test split the validation split is what it differs from; without both there is no shift.
+    """
+    against = next((split for split in ("test", "validation") if split in metrics), None)
+    for name in extra:
+        if against is None or name not in metrics:
+            continue
+        found, base = metrics[name], metrics[against]
+        right = [round(split["accuracy"] * split["n"]) for split in (found, base)]
+        interval = newcombe_difference(right[0], found["n"], right[1], base["n"])
+        found["shift"] = {
+            "accuracy": found["accuracy"] - base["accuracy"],
+            "ci95": list(interval),
+            "against": against,
+        }
 
 
 def score_split(
@@ -82,7 +141,7 @@ def score_split(
         predictions: folder of the predictions files; None to write none.
         probabilities: whether the scores are probabilities, whose logarithms are then kept, instead of logits.
     """
-    table = splits.tables[split]
+    table = splits.table(split)
     measure = classification_metrics_from_probabilities if probabilities else classification_metrics
     metrics = measure(scores, table.labels, splits.class_names, skipped=len(splits.skipped.get(split, ())))
     with np.errstate(divide="ignore"):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.backends import cudnn
 from torch.utils.data import DataLoader, Subset
 
-from ..data.dataset import Collate, ImageDataset, own_part
+from ..data.dataset import own_part
 from ..data.table import ImageTable
 from ..data.transforms import Preprocessing
+from .augmented import ViewCollate, ViewedImages
+from .views import View, identity
 
 
 def predict_logits(
@@ -24,42 +30,114 @@ def predict_logits(
     channels_last: bool,
     description: str = "",
 ) -> np.ndarray:
-    """Return float32 logits [n, C] for the images of a table, on every process.
+    """Return float32 logits [n, C] for the images of a table, on every process: `predict_views` of the images as they are."""
+    logits = predict_views(
+        model,
+        preprocessing,
+        table,
+        (identity,),
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        channels_last=channels_last,
+        description=description,
+    )
+    return logits[:, 0]
 
-    Full precision on purpose: the figures are to be those that anyone gets who loads the model.
+
+def predict_views(
+    model: Any,
+    preprocessing: Preprocessing,
+    table: ImageTable,
+    views: Sequence[View],
+    *,
+    device: torch.device,
+    batch_size: int,
+    workers: int,
+    channels_last: bool,
+    description: str = "",
+) -> np.ndarray:
+    """Return float32 logits [n, V, C] for V views of each image of a table, on every process; each image is decoded once.
+
+    Full precision on purpose: the figures are to be those that anyone gets who loads the model. No more pixels are in memory
+    than `batch_size` views, or all views of one image where they are more; the logits themselves take 4 n V C bytes.
 
     Args:
         model: a `PreTrainedModel`; it is put in eval mode on `device`.
         preprocessing: of the same checkpoint.
         table: the images.
+        views: what is made of each image before preprocessing; at least one.
         device: where to compute.
-        batch_size: images at a time on each process.
+        batch_size: views at a time on each process.
         workers: loader processes.
         channels_last: compute in NHWC memory layout.
         description: what the progress bar says.
+
+    Raises:
+        DataError: naming an image that cannot be read.
     """
     from accelerate import PartialState
     from accelerate.utils import gather_object
     from tqdm.auto import tqdm
 
     state = PartialState(cpu=device.type == "cpu")
-    model.eval().to(device)
-    if channels_last:
-        model.to(memory_format=torch.channels_last)
+    prepare_model(model, device, channels_last=channels_last)
     own = own_part(len(table), state.process_index, state.num_processes)
+    images_at_a_time = max(1, batch_size // len(views))
     loader = DataLoader(
-        Subset(ImageDataset(table, preprocessing), own),
-        batch_size=batch_size,
-        num_workers=workers if len(own) > batch_size else 0,
-        collate_fn=Collate(channels_last),
+        Subset(ViewedImages(table, preprocessing, views), own),
+        batch_size=images_at_a_time,
+        num_workers=workers if len(own) > images_at_a_time else 0,
+        collate_fn=ViewCollate(channels_last),
         pin_memory=device.type == "cuda",
     )
     parts = []
-    with torch.no_grad():
-        for batch in tqdm(loader, desc=description, leave=False, disable=None if state.is_main_process else True):
-            output = model(pixel_values=batch["pixel_values"].to(device, non_blocking=True))
-            parts.append(output.logits.float().cpu().numpy())
+    for batch in tqdm(loader, desc=description, leave=False, disable=None if state.is_main_process else True):
+        parts += [forward_logits(model, pixels, device) for pixels in batch["pixel_values"].split(batch_size)]
     width = model.config.num_labels
-    logits = np.concatenate(parts) if parts else np.empty((0, width), dtype=np.float32)
+    flat = np.concatenate(parts) if parts else np.empty((0, width), dtype=np.float32)
+    logits = flat.reshape(len(own), len(views), width)
     gathered = gather_object([logits]) if state.num_processes > 1 else [logits]
     return np.concatenate(gathered)
+
+
+def prepare_model(model: Any, device: torch.device, *, channels_last: bool) -> None:
+    """Put a model in eval mode on a device, in the memory layout it computes in."""
+    model.eval().to(device)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+
+
+def forward_logits(model: Any, pixels: torch.Tensor, device: torch.device) -> np.ndarray:
+    """Return float32 logits [n, C] of one batch.
+
+    Args:
+        model: as `prepare_model` leaves it.
+        pixels: float32 [n, 3, height, width], preprocessed.
+        device: where the model is.
+    """
+    with torch.no_grad(), full_precision(device):
+        return model(pixel_values=pixels.to(device, non_blocking=True)).logits.float().cpu().numpy()
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Let float32 be float32: a GPU's convolutions, which torch lets round to TF32, do not."""
+    with cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else contextlib.nullcontext():
+        yield
+
+
+def tta_scores(logits: np.ndarray) -> np.ndarray:
+    """Return what test-time augmentation says: the logarithm of the mean of the views' softmax probabilities.
+
+    With V views, log p = logsumexp_v(log_softmax(logits_v)) - log V, computed in float64. Its softmax is the mean probability,
+    so it takes the place of logits in every metric.
+
+    Args:
+        logits: float32 [n, V, C].
+
+    Returns:
+        float32 [n, C].
+    """
+    log_probabilities = torch.from_numpy(logits).double().log_softmax(dim=2)
+    return (log_probabilities.logsumexp(dim=1) - math.log(logits.shape[1])).float().numpy()

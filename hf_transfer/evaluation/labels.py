@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import LabelError, listed, nearest
+from ..metrics.arrays import predicted_classes
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class LabelAlignment:
         probabilities = shifted / shifted.sum(axis=1, keepdims=True)
         return np.stack([probabilities[:, columns].sum(axis=1) for columns in self.columns], axis=1)
 
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """Return the predicted class of the data set, int64 [n]; -1 where none has any probability."""
+        scores = self.apply(logits)
+        return predicted_classes(scores if self.exact else np.where(scores > 0, scores, -np.inf))
+
 
 def model_class_names(config: Any) -> list[str]:
     """Return a checkpoint's class names in the order of its logits."""
@@ -51,7 +57,8 @@ def align_labels(
     Args:
         class_names: classes of the data set.
         model_classes: classes of the checkpoint, in the order of its logits.
-        label_map: class of the data set to the checkpoint's classes, or the name of a map that is shipped.
+        label_map: class of the data set to the checkpoint's classes, or the name of a map that is shipped. A checkpoint
+            whose classes are those of the data set needs none: a map that speaks of other classes is not for it.
 
     Raises:
         LabelError: when the two sets differ and no map is given, or the map names what does not exist.
@@ -59,8 +66,12 @@ def align_labels(
     columns: dict[str, list[int]] = {}
     for column, name in enumerate(model_classes):
         columns.setdefault(name, []).append(column)
-    if label_map is None:
-        if set(class_names) != set(model_classes) or len(columns) != len(model_classes):
+    same = set(class_names) == set(model_classes) and len(columns) == len(model_classes)
+    mapping = read_shipped_map(label_map) if isinstance(label_map, str) else label_map
+    if same and mapping is not None and not any(target in columns for targets in mapping.values() for target in targets):
+        mapping = None
+    if mapping is None:
+        if not same:
             raise LabelError(
                 f"evaluation: the classes of the data set and of the checkpoint differ.\n"
                 f"  data set ({len(class_names)}): {listed(class_names)}\n"
@@ -69,7 +80,6 @@ def align_labels(
                 f"stand for each class of the data set; maps that are shipped: {', '.join(shipped_maps())}."
             )
         return LabelAlignment(list(class_names), [columns[name] for name in class_names], [], exact=True)
-    mapping = read_shipped_map(label_map) if isinstance(label_map, str) else label_map
     problems = [
         f"'{name}' is not a class of the data set{nearest(name, class_names)}" for name in mapping if name not in class_names
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,22 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..errors import UserError
-
 if TYPE_CHECKING:
     from ..data.table import ImageTable
 
 _FOLDS = 5
-
-
-def require_cleanlab() -> None:
-    """Stop when cleanlab is not installed.
-
-    Raises:
-        UserError: naming the extra that brings it.
-    """
-    if importlib.util.find_spec("cleanlab") is None:
-        raise UserError("features.label_quality needs cleanlab: pip install 'hf-transfer-learning[labels]', or set it to false")
 
 
 def label_quality(

@@ -68,10 +68,15 @@ def feature_space(
         "dtype": str(dtype).removeprefix("torch."),
         "device": _device_facts(device),
         "compiled": compiled,
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "versions": {name: importlib.metadata.version(name) for name in (*_LIBRARIES, *_further(backbone))},
         "view": view,
     }
     return FeatureSpace(backbone.provenance.name, json.loads(json.dumps(facts, sort_keys=True, default=str)))
+
+
+def _further(backbone: Backbone) -> tuple[str, ...]:
+    """Return what besides torch computes the features."""
+    return ("onnxruntime",) if getattr(backbone.model.config, "library", None) == "onnx" else ()
 
 
 def weights_digest(model: torch.nn.Module, heads: Iterable[str]) -> str:

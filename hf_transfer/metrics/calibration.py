@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+
+class CalibrationBins(NamedTuple):
+    """What a reliability diagram shows, each an array [M] over the bins.
+
+    Args:
+        counts: int64, samples in the bin.
+        confidence: float64, mean confidence of the bin's samples; NaN in an empty bin.
+        accuracy: float64, share of the bin's samples that are right; NaN in an empty bin.
+    """
+
+    counts: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15) -> float:
@@ -27,6 +43,22 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins
         A value between 0 and 1.
 
     Raises:
+        ValueError: as `calibration_bins`.
+    """
+    counts, mean_confidence, accuracy = calibration_bins(confidence, correct, n_bins)
+    gaps = np.abs(accuracy - mean_confidence)[counts > 0]
+    return float((counts[counts > 0] * gaps).sum() / counts.sum())
+
+
+def calibration_bins(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 15) -> CalibrationBins:
+    """Return how many samples each equal-width bin of the confidence holds, how sure they are and how often right.
+
+    Args:
+        confidence: real numbers [n], the probability given to the predicted class, 0 <= confidence <= 1.
+        correct: booleans [n], whether the predicted class is the label.
+        n_bins: number of bins M, at least 1; bin m holds confidences in ((m - 1) / M, m / M], the first one 0 as well.
+
+    Raises:
         ValueError: arrays of the wrong shape, type or length, no sample, a confidence outside [0, 1] or NaN, or
             `n_bins` below 1.
     """
@@ -43,6 +75,7 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins
         raise ValueError(f"expected at least one bin, found n_bins = {n_bins}")
     edges = np.linspace(0, 1, n_bins + 1)
     bins = np.digitize(confidence, edges[1:-1], right=True)
-    # |B_m| / n * |accuracy - mean confidence| = |sum over B_m of (correct - confidence)| / n
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    counts = np.bincount(bins, minlength=n_bins)
+    sums = (np.bincount(bins, weights=values, minlength=n_bins) for values in (confidence, correct))
+    empty = np.full(n_bins, np.nan)
+    return CalibrationBins(counts, *(np.divide(total, counts, out=empty.copy(), where=counts > 0) for total in sums))

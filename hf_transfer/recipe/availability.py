@@ -11,7 +11,6 @@ from ..errors import Problem
 _LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("data.group_column", lambda v: True, "leave it out"),
     ("data.task", lambda v: v != "single_label", "use 'single_label'"),
-    ("strategy.name", lambda v: v == "quantized_probe", "use 'linear_probe'"),
     ("features.pooling", lambda v: v != "default", "use 'default'"),
     (
         "model.backbone",
@@ -19,7 +18,6 @@ _LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "use a Hub id, timm:, torchvision: or package:",
     ),
     ("evaluation.monitor", bool, "leave it out"),
-    ("evaluation.extra", bool, "evaluate the other test set in a run of its own"),
     ("hub.push", bool, "use false, and 'hf upload REPO RUN/model' when the run is done"),
 )
 

@@ -30,6 +30,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: listing all problems found.
     """
+    return parse_recipe(read_recipe(path), overrides, source=str(path))
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Return the content of a recipe file, unchecked, its output directory named after the file where it names none.
+
+    Raises:
+        RecipeError: when it is missing or no JSON object.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -47,7 +56,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(raw, dict):
         raise RecipeError([Problem("", f"expected an object, found {described(raw)}")], str(path))
     raw.setdefault("output_dir", f"runs/{path.stem}")
-    return parse_recipe(raw, overrides, source=str(path))
+    return raw
 
 
 def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = "the recipe") -> Recipe:
@@ -77,6 +86,7 @@ def _check_across(recipe: Recipe) -> list[Problem]:
     problems = []
     strategy, preset = recipe.strategy.name, recipe.augment.preset
     problems += _check_strategy(recipe)
+    problems += _check_mode(recipe)
     if recipe.training.get("eval_strategy") == "no":
         watching = {
             "early_stopping": recipe.early_stopping,
@@ -118,6 +128,24 @@ def _check_across(recipe: Recipe) -> list[Problem]:
         problems.append(
             Problem("model.head.hidden", "strategy 'two_phase' fits a linear head on features; remove it, or use 'full'")
         )
+    return problems
+
+
+def _check_mode(recipe: Recipe) -> list[Problem]:
+    """Return what belongs to the other mode."""
+    section, train = recipe.evaluation, recipe.mode == "train"
+    if not train:
+        return [Problem("evaluation.calibrate", "changes a model that is trained; leave it out")] if section.calibrate else []
+    asked = {"tta": section.tta != "none", "corruptions": section.corruptions, "speed": section.speed}
+    problems = [
+        Problem(f"evaluation.{key}", "belongs to mode 'evaluate'; evaluate the run when it is done (hf-transfer evaluate)")
+        for key, value in asked.items()
+        if value
+    ]
+    if section.label_map is not None:
+        problems.append(Problem("evaluation.label_map", "belongs to mode 'evaluate'; a new head has the data set's classes"))
+    if section.calibrate and recipe.strategy.name == "knn":
+        problems.append(Problem("evaluation.calibrate", "strategy 'knn' saves no model; leave it out"))
     return problems
 
 

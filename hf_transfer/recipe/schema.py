@@ -6,6 +6,7 @@ This module knows names, types and ranges. It does not know files (`loading`), H
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -31,6 +32,8 @@ StrategyName = Literal[
     "custom",
     "quantized_probe",
 ]
+TestTimeAugmentation = Literal["none", "flip", "five_crop", "dihedral"]
+Corruption = Literal["gaussian_noise", "gaussian_blur", "brightness", "contrast", "jpeg"]
 AugmentPreset = Literal["none", "basic", "strong", "randaugment", "trivial", "crop_pad_flip_rotate"]
 
 
@@ -285,12 +288,41 @@ class Evaluation(Section):
         default_factory=list,
         description="Extra splits watched during training; the run is marked, selection is not moved.",
     )
-    extra: dict[str, str] = Field(default_factory=dict, description="Further test sets, name to source.")
+    extra: dict[str, str] = Field(
+        default_factory=dict,
+        description="Further test sets (another camera, a later date): a name for each, and its source. Their classes are "
+        "those of the data set or some of them; the shift in accuracy is reported.",
+    )
     label_map: str | dict[str, list[str]] | None = Field(
         None,
         description="For each class of the data set the checkpoint's classes (their probabilities are summed); or the name "
         "of a map that is shipped, such as cifar10_imagenet.",
     )
+    calibrate: bool = Field(
+        False,
+        description="Divide the saved model's logits by the temperature that fits the validation split best (Guo et al. 2017), "
+        "so that its probabilities mean what they say; no prediction changes.",
+    )
+    tta: TestTimeAugmentation = Field(
+        "none", description="evaluate mode: average the probabilities of several views of each test image."
+    )
+    corruptions: list[Corruption] = Field(
+        default_factory=list,
+        description="evaluate mode: also score these corruptions of the images at severities 1 to 5 "
+        "(Hendrycks & Dietterich 2019).",
+    )
+    speed: bool = Field(False, description="evaluate mode: measure latency and throughput; true there, where nothing is said.")
+
+    @field_validator("extra")
+    @classmethod
+    def _extra_names_are_free(cls, extra: dict[str, str]) -> dict[str, str]:
+        for name in extra:
+            if name in ("train", "validation", "test", "cost", "speed") or not re.fullmatch(r"[\w-]+", name):
+                raise ValueError(
+                    "expected names of letters, digits, _ and -, other than train, validation, test, cost and speed; "
+                    f"found '{name}'"
+                )
+        return extra
 
     @field_validator("splits")
     @classmethod
@@ -363,5 +395,5 @@ class Recipe(Section):
         if isinstance(value, dict) and value.get("mode") == "evaluate":
             section = value.get("evaluation", {})
             if isinstance(section, dict):
-                return {**value, "evaluation": {"splits": ["test"], **section}}
+                return {**value, "evaluation": {"splits": ["test"], "speed": True, **section}}
         return value

@@ -16,6 +16,7 @@ from .names import shown_names
 
 MAX_CLASSES_WITH_NUMBERS = 20
 MAX_CLASSES_SIDE_BY_SIDE = 40
+_MAX_NAMED = 60  # classes named along an axis
 _NAME_WIDTH = 24  # columns of text a class name may take
 
 
@@ -23,7 +24,7 @@ def plot_confusion_matrix(labels: ArrayLike, predicted: ArrayLike, class_names: 
     """Draw the confusion matrix into a PNG: true classes downwards, predicted classes to the right.
 
     Up to 40 classes the counts stand beside the share of each true class; up to 20 every cell has its number. Above 40
-    only the shares are drawn, with every k-th class named.
+    only the shares are drawn; above 60 one class in a few is named.
 
     Args:
         labels: integers [n], 0 <= label < C.
@@ -100,7 +101,7 @@ class _Layout:
         n_classes = len(class_names)
         panels = 2 if n_classes <= MAX_CLASSES_SIDE_BY_SIDE else 1
         panel = min(8.4, max(2.6, 2.2 + 0.27 * n_classes)) if panels == 2 else 8.8
-        stride = math.ceil(n_classes / MAX_CLASSES_SIDE_BY_SIDE)
+        stride = math.ceil(n_classes / _MAX_NAMED)
         ticks = list(range(0, n_classes, stride))
         names = [literal(name) for name in shown_names(class_names, _NAME_WIDTH)[::stride]]
         room = panel / len(ticks)

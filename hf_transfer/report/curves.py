@@ -168,11 +168,13 @@ def _column_order(rows: Sequence[HistoryRow]) -> dict[str, int]:
 
 
 def _group_label(groups: Sequence[str]) -> str:
-    if len(groups) == 1:
-        return shorten(groups[0], 20)
-    if len(groups) == 2:
-        return f"{shorten(groups[0], 10)}, {shorten(groups[1], 10)}"
-    return f"{shorten(groups[0], 10)} to {shorten(groups[-1], 10)} ({len(groups)})"
+    # What tells `timm_model.blocks.3` from its neighbours stands at its end.
+    names = [".".join(group.split(".")[-2:]) for group in groups]
+    if len(names) == 1:
+        return shorten(names[0], 20)
+    if len(names) == 2:
+        return f"{shorten(names[0], 10)}, {shorten(names[1], 10)}"
+    return f"{shorten(names[0], 10)} to {shorten(names[-1], 10)} ({len(names)})"
 
 
 def _mark_phases(axes: Any, spans: Sequence[PhaseSpan]) -> None:

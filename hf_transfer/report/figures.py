@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+_PADDING = 0.09  # inches that the constrained layout leaves around each axis
 
 # Tried in this order for characters that matplotlib's own font lacks; only those that are installed are used.
 _FALLBACK_FONTS = (
@@ -66,7 +67,9 @@ def new_figure(width: float, height: float, *, layout: Literal["constrained"] | 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    if layout is not None:
+        figure.set_layout_engine(layout, w_pad=_PADDING, h_pad=_PADDING)
     FigureCanvasAgg(figure)
     return figure
 
@@ -74,7 +77,8 @@ def new_figure(width: float, height: float, *, layout: Literal["constrained"] | 
 def save_figure(figure: Figure, output: Path) -> None:
     """Write a figure as PNG of exactly its own size; equal figures give equal bytes."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, format="png", dpi=DPI, metadata={"Software": None})
+    # Level 3 takes half the time of zlib's default here; sheets of photos even come out smaller.
+    figure.savefig(output, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
 
 
 def literal(text: object) -> str:

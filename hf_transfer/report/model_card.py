@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .artefacts import artefacts_section
 from .card_metadata import TASK, card_data, data_name, dataset_hub_id, hub_id
 from .formats import NOTHING, count, duration, finite, interval, megabytes, number
 from .history import phase_spans
@@ -49,6 +50,25 @@ def write_model_card(run_dir: Path, *, repo_id: str | None = None) -> None:
     """
     from huggingface_hub import ModelCard
 
+    ModelCard(model_card_text(run_dir, repo_id=repo_id)).save(Path(run_dir) / "README.md")
+
+
+def refresh_model_card(run_dir: Path, before: str) -> bool:
+    """Write the card anew, unless somebody has edited it; return whether it was written.
+
+    Args:
+        run_dir: a run directory.
+        before: what `model_card_text` gave before the change that the card is to tell of.
+    """
+    card = Path(run_dir) / "README.md"
+    if not card.is_file() or card.read_text(encoding="utf-8").rstrip() != before.rstrip():
+        return False
+    write_model_card(run_dir)
+    return True
+
+
+def model_card_text(run_dir: Path, *, repo_id: str | None = None) -> str:
+    """Return the text of the model card; see `write_model_card`."""
     run = SavedRun.read(run_dir)
     repo_id = hub_id(repo_id) or hub_id(run.section("hub").get("repo_id"))
     name = plain((repo_id or run.path.resolve().name).rpartition("/")[2])
@@ -60,13 +80,14 @@ def write_model_card(run_dir: Path, *, repo_id: str | None = None) -> None:
         _data(run),
         _training(run),
         _reference(run),
+        artefacts_section(run.path),
         _environment(run),
         _recipe(run),
     ]
     text = "\n\n".join(section for section in sections if section)
     # A lone surrogate, which JSON can hold, is no character that a file can.
     text = text.encode("utf-8", "replace").decode("utf-8")
-    ModelCard(f"---\n{card_data(run, name).to_yaml()}\n---\n\n{text}\n").save(run.path / "README.md")
+    return f"---\n{card_data(run, name).to_yaml()}\n---\n\n{text}\n"
 
 
 # --- sections, in the order of the card ---

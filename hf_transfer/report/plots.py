@@ -4,39 +4,67 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..evaluation.predictions import Predictions
+from .binary import plot_binary_curves
+from .calibration import write_calibration
+from .class_scores import plot_class_scores
 from .confusion import plot_confusion_matrix
 from .curves import plot_curves
-from .history import read_history
+from .findings import Findings
+from .reliability import plot_reliability
+from .saved_run import SavedRun
+from .sheets import plot_confused_pairs, plot_top_losses
 
 CURVES = Path("plots/curves.png")
 CONFUSION_MATRIX = Path("plots/confusion_matrix.png")
+PER_CLASS = Path("plots/per_class.png")
+RELIABILITY = Path("plots/reliability.png")
+BINARY_CURVES = Path("plots/binary_curves.png")
+TOP_LOSSES = Path("plots/top_losses.png")
+CONFUSED_PAIRS = Path("plots/confused_pairs.png")
+EXPLANATIONS = Path("plots/explanations.png")
+"""Drawn by `hf-transfer explain`, not here; shown where it is there."""
+
+_DRAWN = (CURVES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, TOP_LOSSES, CONFUSED_PAIRS)
 
 
 def write_plots(run_dir: Path) -> None:
-    """Draw the pictures that the files of a run directory allow.
+    """Draw the pictures that the files of a run directory allow, and fit the temperature of calibration.json.
 
-    `plots/curves.png` where history.csv has rows (an evaluate-mode run has none), `plots/confusion_matrix.png` from the
-    predictions on the test split, or on the validation split of a run without one.
+    `curves` where history.csv has rows (an evaluate-mode run has none). Of the test split, or of the validation split in a
+    run without one: `confusion_matrix`, `per_class`, `reliability`, `top_losses`, `confused_pairs` where there are mistakes,
+    and `binary_curves` where there are two classes. A picture of an earlier time that is not drawn now is removed.
 
     Args:
-        run_dir: a run directory.
+        run_dir: a run directory with at least recipe.json and metrics.json.
 
     Raises:
-        RunDirectoryError: a file is there but damaged.
+        RunDirectoryError: a file is missing or damaged.
     """
-    run_dir = Path(run_dir)
-    history = run_dir / "history.csv"
-    if history.is_file() and read_history(history):
-        plot_curves(history, run_dir / CURVES)
-    split = plotted_split(run_dir)
-    if split is not None:
-        found = Predictions.read(run_dir / "predictions" / f"{split}.parquet")
-        plot_confusion_matrix(found.labels, found.predicted, found.class_names, run_dir / CONFUSION_MATRIX)
+    run = SavedRun.read(run_dir)
+    for picture in _DRAWN:
+        (run.path / picture).unlink(missing_ok=True)
+    if run.history:
+        plot_curves(run.path / "history.csv", run.path / CURVES)
+    split = plotted_split(run.path)
+    if split is None:
+        return
+    calibration = write_calibration(run)
+    found = Findings.read(run, split)
+    scores, predictions = found.scores, found.scores.predictions
+    plot_confusion_matrix(predictions.labels, predictions.predicted, predictions.class_names, run.path / CONFUSION_MATRIX)
+    per_class = run.splits.get(split, {}).get("per_class")
+    if per_class:
+        plot_class_scores(per_class, run.path / PER_CLASS)
+    temperature = calibration["temperature"] if calibration is not None and scores.logits else None
+    plot_reliability(scores, temperature, split, run.path / RELIABILITY)
+    plot_binary_curves(predictions, run.path / BINARY_CURVES)
+    plot_top_losses(found.losses, found.images, run.path / TOP_LOSSES)
+    if found.pairs:
+        plot_confused_pairs(found.pairs, found.images, run.path / CONFUSED_PAIRS)
 
 
 def plotted_split(run_dir: Path) -> str | None:
-    """Return the split whose confusion matrix is drawn: test, else validation, else None."""
+    """Return the split whose predictions are drawn: test, else validation, else None."""
     for split in ("test", "validation"):
         if (run_dir / "predictions" / f"{split}.parquet").is_file():
             return split

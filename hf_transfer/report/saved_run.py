@@ -11,6 +11,9 @@ from typing import Any
 from ..errors import RunDirectoryError
 from .history import HistoryRow, read_history
 
+SPLITS = ("train", "validation", "test")
+_NO_SPLITS = frozenset(("cost", "speed"))  # what metrics.json holds beside splits
+
 
 @dataclass(frozen=True)
 class SavedRun:
@@ -47,10 +50,10 @@ class SavedRun:
         config = path / "model" / "config.json"
         return cls(
             path=path,
-            recipe=_read_object(path / "recipe.json"),
-            environment=_read_object(path / "environment.json") if (path / "environment.json").is_file() else {},
-            metrics=_read_object(path / "metrics.json"),
-            model_config=_read_object(config) if config.is_file() else None,
+            recipe=read_object(path / "recipe.json"),
+            environment=read_object(path / "environment.json") if (path / "environment.json").is_file() else {},
+            metrics=read_object(path / "metrics.json"),
+            model_config=read_object(config) if config.is_file() else None,
             history=read_history(history) if history.is_file() else [],
         )
 
@@ -61,8 +64,13 @@ class SavedRun:
 
     @property
     def splits(self) -> dict[str, dict[str, Any]]:
-        """The evaluated splits with their metrics, in the order of the file."""
-        return {name: found for name, found in self.metrics.items() if name != "cost" and isinstance(found, dict)}
+        """The evaluated splits and further test sets with their metrics, in the order of the file."""
+        return split_metrics(self.metrics)
+
+    @property
+    def further_test_sets(self) -> list[str]:
+        """The names of test sets from other sources than the run's own: another camera, a later date."""
+        return [name for name in self.splits if name not in SPLITS]
 
     @property
     def headline_split(self) -> str | None:
@@ -79,11 +87,29 @@ class SavedRun:
     @property
     def cost(self) -> dict[str, Any]:
         """The `cost` part of the metrics."""
-        found = self.metrics.get("cost")
+        return self._part("cost")
+
+    @property
+    def speed(self) -> dict[str, Any]:
+        """The `speed` part of the metrics: latency and throughput; empty where they were not measured."""
+        return self._part("speed")
+
+    def _part(self, name: str) -> dict[str, Any]:
+        found = self.metrics.get(name)
         return dict(found) if isinstance(found, Mapping) else {}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def split_metrics(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the part of metrics.json that is about splits and further test sets."""
+    return {name: found for name, found in metrics.items() if name not in _NO_SPLITS and isinstance(found, dict)}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        RunDirectoryError: it cannot be read, or holds something else.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -10,7 +10,6 @@ This module knows neither phases nor the Trainer.
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from torch.nn.utils import parametrize
 
 from ..backbones.backbone import Backbone
 from ..backbones.layer_groups import LayerGroup
-from ..errors import BackboneError, Problem, RecipeError, UserError, nearest
+from ..errors import BackboneError, Problem, RecipeError, nearest, require
 
 # What peft calls an adapter that has no name of its own.
 _NAME = "default"
@@ -108,16 +107,6 @@ class Adapters:
         self.backbone.groups = list(self.before)
 
 
-def require_peft() -> None:
-    """Stop when peft is not installed.
-
-    Raises:
-        UserError: naming the extra that brings it.
-    """
-    if importlib.util.find_spec("peft") is None:
-        raise UserError("strategy 'lora' needs peft: pip install 'hf-transfer-learning[lora]'")
-
-
 def add_adapters(
     backbone: Backbone, *, rank: int, alpha: float, dropout: float, targets: Sequence[str] | None, seed: int
 ) -> Adapters:
@@ -140,7 +129,7 @@ def add_adapters(
         UserError: when peft is not installed, or nothing can be adapted.
         RecipeError: naming every target that no layer answers to.
     """
-    require_peft()
+    require("peft", "lora", "strategy 'lora'")
     from peft import LoraConfig, inject_adapter_in_model
 
     model, groups = backbone.model, list(backbone.groups)

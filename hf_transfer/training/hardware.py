@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
 import sys
+from pathlib import Path
 
 import torch
+
+_STATUS = Path("/proc/self/status")
 
 
 def bf16_pays(use_cpu: bool) -> bool:
@@ -76,8 +80,20 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MB so far: allocated on the GPU, resident in this process on a CPU."""
+    """Return the peak memory in MB since `reset_peak_memory`: allocated on the GPU, resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if _STATUS.is_file():
+        peak_line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak_line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin the peak of `peak_memory_mb` anew; on a CPU only Linux can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _STATUS.is_file():
+        with contextlib.suppress(OSError):  # where the system forbids it, the peak is that of the whole process
+            Path("/proc/self/clear_refs").write_text("5")

@@ -26,7 +26,7 @@ class RangeTest:
     Args:
         rates: learning rate of each step, of what has multiplier 1.
         losses: training loss of each step.
-        smoothed: its moving average, corrected for its start at zero.
+        smoothed: its moving average, taken forwards and then backwards.
         suggestion: where the smoothed loss falls fastest on a logarithmic axis, before its minimum.
         minimum: where the smoothed loss is least; a tenth of it is the other usual choice.
     """
@@ -102,7 +102,8 @@ def judge(rates: Sequence[float], losses: Sequence[float]) -> RangeTest:
     """
     finite = next((position for position, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
     rates, losses = list(rates[:finite]), list(losses[:finite])
-    smoothed = smooth(losses)
+    # There and back again, so that the average does not lag behind the rates.
+    smoothed = smooth(smooth(losses)[::-1])[::-1]
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__, default=0)
     # The average needs a few steps before it means anything.
     falls = {step: smoothed[step] - smoothed[step - 1] for step in range(3, lowest + 1)}

@@ -299,3 +299,32 @@ def test_build_splits__the_users_files_stay_as_they_are(spoilt):
     message(Data(source=str(root), test_fraction=0.2), decode=True)
     assert sorted(root.rglob("*")) == files
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in files if path.is_file()] == before
+
+
+def test_build_splits__further_test_sets(split_folders, grow, tmp_path):
+    grow({"dog": 3}, tmp_path / "winter")
+    grow({"train/cat": 2, "test/dog": 1, "test/cat": 2}, tmp_path / "later")
+    section = Data(source=str(split_folders))
+    extra = {"winter": str(tmp_path / "winter"), "later": str(tmp_path / "later")}
+    splits = build_splits(section, ["test"], training=True, extra=extra)
+    assert splits.class_names == ["cat", "dog"]
+    assert {name: table.labels.tolist() for name, table in splits.extra.items()} == {"winter": [1, 1, 1], "later": [0, 0, 1]}
+    assert splits.table("winter") is splits.extra["winter"] and splits.table("test") is splits.tables["test"]
+    assert all(table.digests is not None for table in splits.extra.values())
+    assert splits.fingerprint == build_splits(section, ["test"], training=True).fingerprint
+
+
+def test_build_splits__a_further_test_set_that_does_not_fit(split_folders, grow, tmp_path):
+    grow({"train/cat": 2, "validation/cat": 2}, tmp_path / "later")
+    section = Data(source=str(split_folders))
+    assert message(section, extra={"later": str(tmp_path / "later")}) == (
+        f"evaluation.extra.later: expected a test split or no splits, found train and validation in {tmp_path / 'later'}"
+    )
+
+
+def test_build_splits__images_of_a_further_test_set_that_stand_in_train(split_folders, tmp_path):
+    (tmp_path / "again" / "cat").mkdir(parents=True)
+    first = sorted((split_folders / "train" / "cat").iterdir())[0]
+    (tmp_path / "again" / "cat" / "x.png").write_bytes(first.read_bytes())
+    splits = build_splits(Data(source=str(split_folders)), ["test"], training=True, extra={"again": str(tmp_path / "again")})
+    assert len(splits.duplicates) == 1 and "again: cat/x.png" in splits.duplicates[0]

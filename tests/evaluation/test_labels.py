@@ -84,3 +84,18 @@ def test_shipped_map__fits_cifar10_and_imagenet():
     }
     assert len(alignment.columns[5]) == 118, "ImageNet's dogs are 151 to 268"
     assert "crane" not in mapping["bird"], "two classes of ImageNet have that name, one of them a machine"
+
+
+def test_align_labels__a_map_of_other_classes_is_not_for_a_checkpoint_of_these():
+    logits = np.array([[1.0, 2.0]], dtype=np.float32)
+    alignment = align_labels(["b", "a"], ["a", "b"], {"a": ["lion"], "b": ["eagle"]})
+    assert alignment.exact
+    np.testing.assert_array_equal(alignment.apply(logits), [[2.0, 1.0]])
+    assert not align_labels(["b", "a"], ["a", "b"], {"a": ["a"]}).exact, "a map of its classes is carried out"
+
+
+def test_predict__no_class_without_probability():
+    mapped = align_labels(["x", "y"], ["a", "b", "c"], {"x": ["a"]})
+    logits = np.array([[0.0, 200.0, 0.0], [5.0, 0.0, 0.0]], dtype=np.float32)
+    assert mapped.predict(logits).tolist() == [0, 0]
+    assert align_labels(["b", "a"], ["a", "b"], None).predict(logits[:, :2]).tolist() == [0, 1]

@@ -1,15 +1,13 @@
 """Planted label errors and near-duplicates are found; nothing is removed."""
 
 import dataclasses
-import importlib.util
 
 import numpy as np
 import pytest
 import torch
 
 from hf_transfer.data.table import ImageTable
-from hf_transfer.errors import UserError
-from hf_transfer.features.label_quality import label_quality, require_cleanlab
+from hf_transfer.features.label_quality import label_quality
 
 CLASSES = ["cat", "dog", "owl"]
 
@@ -74,13 +72,3 @@ def test_label_quality__too_few_images_of_a_class(clusters):
     found = label_quality(features, tables, CLASSES, 0)
     assert found["left_out"] == "expected at least 5 images of every class that occurs, found 4"
     assert found["label_issues"] == []
-
-
-def test_require_cleanlab__names_the_extra(monkeypatch):
-    require_cleanlab()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError) as caught:
-        require_cleanlab()
-    assert str(caught.value) == (
-        "features.label_quality needs cleanlab: pip install 'hf-transfer-learning[labels]', or set it to false"
-    )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_transfer.metrics.calibration import expected_calibration_error
+from hf_transfer.metrics.calibration import calibration_bins, expected_calibration_error
 from hf_transfer.metrics.likelihood import top_probability
 
 
@@ -62,3 +62,17 @@ def test_expected_calibration_error__ends_of_the_range():
 def test_expected_calibration_error__refuses(confidence, correct, n_bins, message):
     with pytest.raises(ValueError, match=message):
         expected_calibration_error(confidence, correct, n_bins)
+
+
+def test_calibration_bins__counts_confidence_and_accuracy():
+    found = calibration_bins([0.1, 0.5, 0.6, 0.8], [False, True, True, False], n_bins=2)
+    assert found.counts.tolist() == [2, 2]
+    assert found.confidence.tolist() == pytest.approx([0.3, 0.7])
+    assert found.accuracy.tolist() == [0.5, 0.5]
+
+
+def test_calibration_bins__an_empty_bin_has_no_mean():
+    found = calibration_bins([0.9, 1.0], [True, False], n_bins=3)
+    assert found.counts.tolist() == [0, 0, 2]
+    assert np.isnan(found.confidence[:2]).all()
+    assert np.isnan(found.accuracy[:2]).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from hf_transfer.metrics.intervals import wilson_interval
+from hf_transfer.metrics.intervals import newcombe_difference, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,45 @@ def test_wilson_interval__impossible_confidence(confidence):
 def test_wilson_interval__a_share_is_not_a_count():
     with pytest.raises(TypeError):
         wilson_interval(0.5, 10)
+
+
+@pytest.mark.parametrize(
+    ("successes_a", "n_a", "successes_b", "n_b", "low", "high"),
+    [
+        # R. G. Newcombe, "Interval estimation for the difference between independent proportions", Statistics in Medicine 17
+        # (1998), table II, method 10, examples a to h.
+        (56, 70, 48, 80, 0.0524, 0.3339),
+        (9, 10, 3, 10, 0.1705, 0.8090),
+        (6, 7, 2, 7, 0.0582, 0.8062),
+        (5, 56, 0, 29, -0.0381, 0.1926),
+        (0, 10, 0, 20, -0.1611, 0.2775),
+        (0, 10, 0, 10, -0.2775, 0.2775),
+        (10, 10, 0, 20, 0.6791, 1.0),
+        (10, 10, 0, 10, 0.6075, 1.0),
+    ],
+)
+def test_newcombe_difference__published_examples(successes_a, n_a, successes_b, n_b, low, high):
+    interval = newcombe_difference(successes_a, n_a, successes_b, n_b)
+    assert (round(interval[0], 4), round(interval[1], 4)) == (low, high)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 0.999])
+def test_newcombe_difference__swapping_the_samples_mirrors_the_interval(confidence):
+    for successes_a, n_a, successes_b, n_b in [(0, 1, 1, 1), (3, 7, 7, 7), (390, 400, 360, 400), (0, 5, 0, 9)]:
+        low, high = newcombe_difference(successes_a, n_a, successes_b, n_b, confidence)
+        assert newcombe_difference(successes_b, n_b, successes_a, n_a, confidence) == (-high, -low)
+        assert -1 <= low <= successes_a / n_a - successes_b / n_b <= high <= 1
+
+
+def test_newcombe_difference__covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    a, b = rng.binomial(200, 0.9, 4000), rng.binomial(120, 0.8, 4000)
+    ends = [newcombe_difference(successes_a, 200, successes_b, 120) for successes_a, successes_b in zip(a, b, strict=True)]
+    assert np.mean([low <= 0.1 <= high for low, high in ends]) == pytest.approx(0.95, abs=0.01)
+
+
+def test_newcombe_difference__a_wrong_second_sample_is_named():
+    with pytest.raises(ValueError, match="expected between 0 and 10 successes, found 11"):
+        newcombe_difference(5, 10, 11, 10)
+    with pytest.raises(ValueError, match="expected at least one sample, found n = 0"):
+        newcombe_difference(5, 10, 0, 0)

@@ -22,22 +22,15 @@ def problems_of(overrides):
     [
         ("data.group_column=patient", "leave it out"),
         ("data.task=multi_label", "use 'single_label'"),
-        ("strategy.name=quantized_probe", "use 'linear_probe'"),
         ("features.pooling=mean", "use 'default'"),
         ("model.backbone=scratch:lenet", "use a Hub id, timm:, torchvision: or package:"),
         ('evaluation.monitor=["test"]', "leave it out"),
-        ('evaluation.extra={"other camera": "x"}', "evaluate the other test set in a run of its own"),
         ("hub.push=true", "use false, and 'hf upload REPO RUN/model' when the run is done"),
     ],
 )
 def test_check_availability__says_what_to_do_meanwhile(override, advice):
     key = override.partition("=")[0]
     assert problems_of([override]) == [f"{key}: is not available in this version; {advice}"]
-
-
-def test_check_availability__strategy_shorthand():
-    advice = "is not available in this version; use 'linear_probe'"
-    assert problems_of(["strategy=quantized_probe"]) == [f"strategy.name: {advice}"]
 
 
 def test_check_availability__every_default_is_available():

@@ -75,8 +75,12 @@ FULL = {
     "evaluation": {
         "splits": ["validation", "test"],
         "monitor": [],
-        "extra": {},
-        "label_map": {"tabby cat": ["cat", "kitten"], "dog": ["dog"]},
+        "extra": {"winter": "more/photos"},
+        "label_map": None,
+        "calibrate": True,
+        "tta": "none",
+        "corruptions": [],
+        "speed": False,
     },
     "hub": {"push": False, "repo_id": "me/model", "private": False, "strategy": "checkpoint", "revision": "next"},
 }
@@ -532,3 +536,35 @@ def test_parse_recipe__features_are_not_augmented_unless_asked(strategy, preset)
     assert parse_recipe({**MINIMAL, "strategy": strategy}).augment.preset == preset
     if strategy != "knn":
         assert parse_recipe({**MINIMAL, "strategy": strategy, "augment": {"preset": "basic"}}).augment.preset == "basic"
+
+
+# What belongs to one mode
+
+
+def test_parse_recipe__what_belongs_to_an_evaluation():
+    section = {"tta": "flip", "corruptions": ["jpeg"], "speed": True, "label_map": "cifar10_imagenet"}
+    where = "belongs to mode 'evaluate'; evaluate the run when it is done (hf-transfer evaluate)"
+    assert problems_of(recipe(evaluation=section)) == [
+        f"evaluation.tta: {where}",
+        f"evaluation.corruptions: {where}",
+        f"evaluation.speed: {where}",
+        "evaluation.label_map: belongs to mode 'evaluate'; a new head has the data set's classes",
+    ]
+    assert parse_recipe(recipe(mode="evaluate", evaluation=section)).evaluation.tta == "flip"
+
+
+def test_parse_recipe__what_belongs_to_training():
+    assert problems_of(recipe(mode="evaluate", evaluation={"calibrate": True})) == [
+        "evaluation.calibrate: changes a model that is trained; leave it out"
+    ]
+    assert problems_of(recipe(strategy="knn", evaluation={"calibrate": True})) == [
+        "evaluation.calibrate: strategy 'knn' saves no model; leave it out"
+    ]
+
+
+@pytest.mark.parametrize("name", ["test", "cost", "a/b", ""])
+def test_parse_recipe__names_of_further_test_sets(name):
+    assert problems_of(recipe(evaluation={"extra": {name: "photos"}})) == [
+        "evaluation.extra: expected names of letters, digits, _ and -, other than train, validation, test, cost and speed; "
+        f"found '{name}'"
+    ]

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from hf_transfer.metrics import classification_metrics
 
@@ -103,14 +104,15 @@ def write_history(path: Path, phases, epochs=2, steps_per_epoch=20, log=5, extra
                         writer.writerow(row | {"split": split} | scores)
 
 
-def write_predictions(path: Path, labels, logits, classes):
-    predicted = np.asarray(logits).argmax(axis=1)
+def write_predictions(path: Path, labels, logits, classes, predicted=None, image=None):
+    """Write predictions; every image is the file `image`, or one inside a data set."""
+    predicted = np.asarray(logits).argmax(axis=1) if predicted is None else predicted
     table = pa.table(
         {
             "sample_id": pa.array([f"photos/{i}.png" for i in range(len(labels))]),
-            "path": pa.array([None] * len(labels), pa.string()),
+            "path": pa.array([None if image is None else str(image)] * len(labels), pa.string()),
             "label": pa.array(np.asarray(labels, dtype=np.int64)),
-            "predicted": pa.array(predicted.astype(np.int64)),
+            "predicted": pa.array(np.asarray(predicted, dtype=np.int64)),
             "logits": pa.array(np.asarray(logits, dtype=np.float32).tolist(), pa.list_(pa.float32())),
         }
     )
@@ -128,7 +130,10 @@ def logits_and_labels(n_classes, n, seed=0):
 
 @pytest.fixture
 def make_run(tmp_path):
-    """A function that writes a run directory; `splits` names those that were evaluated."""
+    """A function that writes a run directory; `splits` names those that were evaluated.
+
+    Its images are one blue square, on the disk, or with `images=False` nowhere.
+    """
 
     def make(
         classes=CLASSES,
@@ -137,9 +142,14 @@ def make_run(tmp_path):
         recipe_changes=None,
         environment_changes=None,
         history=True,
+        images=True,
+        further=None,
     ):
         run_dir = tmp_path / "leaves"
         run_dir.mkdir()
+        image = tmp_path / "blue.png" if images else None
+        if images:
+            Image.new("RGB", (80, 80), (0, 0, 255)).save(image)
         write_json(run_dir / "recipe.json", recipe(**(recipe_changes or {})))
         write_json(run_dir / "environment.json", environment(classes, **(environment_changes or {})))
         metrics = {}
@@ -147,7 +157,7 @@ def make_run(tmp_path):
             logits, labels = logits_and_labels(len(classes), max(150, 3 * len(classes)), seed=i)
             metrics[split] = classification_metrics(logits, labels, classes, skipped=i)
             if split != "train":
-                write_predictions(run_dir / "predictions" / f"{split}.parquet", labels, logits, classes)
+                write_predictions(run_dir / "predictions" / f"{split}.parquet", labels, logits, classes, image=image)
         metrics["cost"] = {
             "train_seconds": 93.25,
             "total_seconds": 180.0,
@@ -158,6 +168,8 @@ def make_run(tmp_path):
             "device": "NVIDIA H100",
             "precision": "bf16",
         }
+        for split, changes in (further or {}).items():
+            metrics[split] = metrics.get(split, {}) | changes
         write_json(run_dir / "metrics.json", metrics)
         if history:
             write_history(run_dir / "history.csv", [("head", GROUPS[-1:], 1539), ("all", GROUPS, 11_178_051)])

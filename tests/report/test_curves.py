@@ -80,6 +80,15 @@ def test_draw_curves__equal_learning_rates_share_a_line_and_frozen_groups_have_a
     assert lines["stage1, stage2"].get_linewidth() > lines["head"].get_linewidth()
 
 
+def test_draw_curves__layer_groups_are_named_by_their_end(tmp_path):
+    path = tmp_path / "history.csv"
+    groups = [f"timm_model.blocks.{i}" for i in range(4)]
+    path.write_text(
+        f"step,split,loss,{','.join(f'learning_rate/{group}' for group in groups)}\n1,train,0.5,1,2,2,2\n2,train,0.4,1,2,2,2\n"
+    )
+    assert legend(draw(path).axes[1]) == ["blocks.0", "blocks.1 to blocks.3 (3)"]
+
+
 def test_draw_curves__long_training_shows_the_moving_average(history_file):
     loss = draw(history_file([("full", GROUPS, 1)], epochs=20, log=2)).axes[0]
     raw, mean, _ = loss.lines

@@ -10,13 +10,13 @@ from timm.layers import Conv2dSame, StdConv2d
 from torch import nn
 from transformers import AutoModelForImageClassification
 
+from hf_transfer import errors
 from hf_transfer.backbones.backbone import Backbone, Provenance
 from hf_transfer.backbones.build import build_backbone
 from hf_transfer.backbones.wrapper import TransferConfig, TransferForImageClassification
 from hf_transfer.errors import BackboneError, RecipeError, UserError
 from hf_transfer.recipe.schema import Model
-from hf_transfer.training import adapters as module
-from hf_transfer.training.adapters import add_adapters, load_state, require_peft, save_state
+from hf_transfer.training.adapters import add_adapters, load_state, save_state
 from hf_transfer.training.freezing import freeze_except
 
 CLASSES = ["cat", "dog", "owl"]
@@ -258,14 +258,10 @@ def test_add_adapters__keeps_the_modes_of_modules(vit, adapt):
 
 
 def test_add_adapters__peft_is_not_installed(vit, adapt, monkeypatch):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError) as caught:
         adapt(vit)
     assert str(caught.value) == "strategy 'lora' needs peft: pip install 'hf-transfer-learning[lora]'"
-
-
-def test_require_peft__is_installed():
-    require_peft()
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

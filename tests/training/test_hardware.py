@@ -93,3 +93,15 @@ def test_device_name__of_the_cpu():
 
 def test_peak_memory_mb__of_this_process():
     assert 50 < hardware.peak_memory_mb(torch.device("cpu")) < 100_000
+
+
+def test_reset_peak_memory__begins_anew():
+    cpu = torch.device("cpu")
+    ballast = torch.ones(64 * 2**20, dtype=torch.uint8)
+    with_ballast = hardware.peak_memory_mb(cpu)
+    del ballast
+    hardware.reset_peak_memory(cpu)
+    assert hardware.peak_memory_mb(cpu) < with_ballast
+    again = torch.ones(64 * 2**20, dtype=torch.uint8)
+    assert hardware.peak_memory_mb(cpu) > with_ballast - 32
+    del again

@@ -1,0 +1,218 @@
+"""report.html: everything a run directory tells, in one file that needs no other and no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..run_directory import replacing
+from . import html_tables as tables
+from .card_metadata import data_name
+from .findings import Findings
+from .formats import count, finite, interval, number
+from .mistakes import Example
+from .names import plain, shown_names
+from .plots import BINARY_CURVES, CONFUSION_MATRIX, CURVES, EXPLANATIONS, PER_CLASS, RELIABILITY, plotted_split
+from .redaction import public, public_text
+from .saved_run import SavedRun
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+REPORT = Path("report.html")
+MAX_CLASSES_OPEN = 50  # longer tables of classes are folded
+_TEMPLATE = "report.html.jinja"
+_CAPTION = 48  # columns of text that a class name below an image may take
+_SMALL = 64  # pixels: images below are enlarged with their pixels sharp
+
+
+def write_report(run_dir: Path, output: Path | None = None) -> Path:
+    """Write one self-contained HTML file from the files of a run directory.
+
+    Pictures are those of plots/, so `write_plots` comes first; what is not there is left out. Class names, descriptions and
+    paths are shown as text, never as markup; paths of the machine are cut to their last part and tokens are removed. The page
+    runs no script and loads nothing.
+
+    Args:
+        run_dir: a run directory with at least recipe.json and metrics.json.
+        output: the file to write; by default report.html in the run directory.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        RunDirectoryError: a file is missing or damaged.
+    """
+    run = SavedRun.read(run_dir)
+    page = _environment().get_template(_TEMPLATE).render(**_content(run))
+    target = run.path / REPORT if output is None else Path(output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as temporary:
+        # A lone surrogate, which JSON can hold, is no character that a file can.
+        temporary.write_bytes(page.encode("utf-8", "replace"))
+    return target
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("hf_transfer.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _content(run: SavedRun) -> dict[str, Any]:
+    """Return what the template shows; a part that is None or empty, and its heading, is left out."""
+    split = plotted_split(run.path)
+    findings = Findings.read(run, split) if split is not None else None
+    recipe = public(run.recipe)
+    per_class = run.splits[run.headline_split].get("per_class") if run.headline_split else None
+    return {
+        "name": plain(run.path.resolve().name),
+        "description": public_text(plain(run.recipe["description"])) if run.recipe.get("description") else "",
+        "subtitle": _subtitle(run),
+        "headline": _headline(run),
+        "split": plain(split) if split is not None else None,
+        "headline_split": plain(run.headline_split) if run.headline_split else None,
+        "validation_only": run.headline_split == "validation" and not run.evaluates_only,
+        "reference": _reference(run),
+        "splits": tables.splits_table(run),
+        "shifts": tables.shifts_table(run),
+        "robustness": tables.robustness_tables(run),
+        "unmapped": _unmapped(run),
+        "classes": tables.class_table(per_class) if isinstance(per_class, Mapping) and per_class else None,
+        "many_classes": MAX_CLASSES_OPEN,
+        "calibration": tables.calibration_table(run),
+        "folded_temperature": number(run.metrics.get("temperature"), 3) if finite(run.metrics.get("temperature")) else None,
+        "pairs": _pairs(findings) if findings else [],
+        "losses": _tiles(findings.losses, findings) if findings else [],
+        "phases": tables.phases_table(run),
+        "cost": tables.cost_table(run),
+        "speed": tables.speed_table(run),
+        "data": tables.data_table(run),
+        "class_counts": tables.class_counts_table(run),
+        "data_name": plain(data_name(run)),
+        "duplicates": _length(run.environment.get("duplicates_across_splits")),
+        "skipped": _skipped(run),
+        "environment": tables.environment_table(run),
+        "settings": tables.settings_table(run, recipe),
+        "recipe": json.dumps(recipe, indent=2, ensure_ascii=False),
+        "pictures": {
+            picture.stem: _inlined(run.path / picture) if (run.path / picture).is_file() else None
+            for picture in (CURVES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, EXPLANATIONS)
+        },
+    }
+
+
+def _subtitle(run: SavedRun) -> str:
+    backbone = run.section("model").get("backbone") or run.environment.get("backbone") or "a backbone"
+    strategy = run.section("strategy").get("name")
+    how = "evaluated as it is" if run.evaluates_only else f"strategy {strategy}" if strategy else "trained"
+    return public_text(plain(f"{backbone}, {how}, on {data_name(run)}"))
+
+
+def _headline(run: SavedRun) -> dict[str, str] | None:
+    found = run.splits.get(run.headline_split or "", {})
+    if finite(found.get("accuracy")) is None:
+        return None
+    return {
+        "accuracy": number(found["accuracy"]),
+        "interval": interval(found.get("accuracy_ci95")),
+        "n": count(found.get("n")),
+        "baseline": number(found.get("majority_baseline")),
+        "macro_f1": number(found.get("macro_f1")),
+    }
+
+
+def _reference(run: SavedRun) -> str:
+    """Return what others published beside what this run measured."""
+    reference = run.section("reference")
+    published, measured = finite(reference.get("test_accuracy")), finite(run.splits.get("test", {}).get("accuracy"))
+    if published is None or measured is None:
+        return ""
+    source = f" ({public_text(plain(reference['source']))})" if reference.get("source") else ""
+    return f"Published test accuracy: {number(published)}{source}; this run: {number(measured)}, {measured - published:+.4f}."
+
+
+def _unmapped(run: SavedRun) -> list[str]:
+    lists = [found.get("unmapped_classes") for found in run.splits.values()]
+    return [plain(name) for name in dict.fromkeys(name for names in lists if isinstance(names, list) for name in names)]
+
+
+def _skipped(run: SavedRun) -> list[tuple[str, str, str]]:
+    """Return (split, image, reason) of the images that were left out."""
+    found = run.environment.get("skipped")
+    if not isinstance(found, Mapping):
+        return []
+    items = [(split, item) for split, listed in found.items() if isinstance(listed, list) for item in listed]
+    return [
+        (plain(split), public_text(plain(item[0])), public_text(plain(item[1])))
+        for split, item in items
+        if isinstance(item, list) and len(item) == 2
+    ]
+
+
+def _length(value: object) -> int | None:
+    return len(value) if isinstance(value, list) else None
+
+
+def _pairs(findings: Findings) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": plain(pair.label),
+            "predicted": plain(pair.predicted),
+            "count": count(pair.count),
+            "of": count(pair.of),
+            "tiles": _tiles(pair.examples, findings),
+        }
+        for pair in findings.pairs
+    ]
+
+
+def _tiles(examples: Iterable[Example], findings: Findings) -> list[dict[str, Any]]:
+    images, names = findings.images, findings.scores.predictions.class_names
+    short = dict(zip(names, shown_names(names, _CAPTION), strict=True))
+    return [
+        {
+            "image": _thumbnail(images[example.sample_id]) if example.sample_id in images else None,
+            "small": example.sample_id in images and max(images[example.sample_id].size) < _SMALL,
+            "sample_id": public_text(plain(example.sample_id)),
+            "label": short[example.label],
+            "predicted": None if example.predicted is None else short[example.predicted],
+            "right": example.is_right,
+            "confidence": number(example.confidence, 3),
+            "own": number(example.own, 3) if example.own >= 0.001 or example.own == 0 else "below 0.001",
+            "loss": number(example.loss, 2),
+        }
+        for example in examples
+    ]
+
+
+def _inlined(path: Path) -> dict[str, Any]:
+    """Return a picture as a data address, with its size in pixels."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        width, height = image.size
+    return {"address": _address("png", path.read_bytes()), "width": width, "height": height}
+
+
+def _thumbnail(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    if max(image.size) < _SMALL:  # so few pixels are kept as they are
+        image.save(buffer, format="PNG")
+        return _address("png", buffer.getvalue())
+    image.save(buffer, format="JPEG", quality=80)
+    return _address("jpeg", buffer.getvalue())
+
+
+def _address(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
