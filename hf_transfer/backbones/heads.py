@@ -62,3 +62,22 @@ def last_linear(module: nn.Module, prefix: str = "", out_features: int | None = 
         if isinstance(child, nn.Linear) and out_features in (None, child.out_features):
             found = name
     return found
+
+
+def divide_logits(model: nn.Module, heads: Sequence[str], temperature: float) -> None:
+    """Divide the logits of a model by a temperature, in the last linear layer of each of its heads.
+
+    Every prediction stays; every probability moves towards 1 / C where the temperature is above 1.
+
+    Args:
+        model: changed in place.
+        heads: paths of the modules that form the classifier head.
+        temperature: above 0.
+    """
+    with torch.no_grad():
+        for head in heads:
+            path = last_linear(model.get_submodule(head), head)
+            if path is None:
+                raise ValueError(f"expected a linear layer in {head}, found none")
+            for parameter in model.get_submodule(path).parameters():
+                parameter.div_(temperature)

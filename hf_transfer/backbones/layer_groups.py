@@ -77,7 +77,8 @@ def _units(module: nn.Module, prefix: str, head_names: set[str]) -> list[_Unit]:
     bare = tuple(f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False))
     result = [_Unit(prefix.rstrip("."), bare, False)] if bare else []
     for child, unit in children:
-        if unit.is_stage and stages == 1 and _opens(child, unit.path, head_names):
+        # The one substantial part of a whole model is the network; what is inside may be nothing but bare layers (VGG).
+        if unit.is_stage and stages == 1 and (not prefix or _opens(child, unit.path, head_names)):
             result += _units(child, f"{unit.path}.", head_names)
         else:
             result.append(unit)

@@ -1,4 +1,4 @@
-"""Our registered wrapper, for what no stock class can hold: hidden heads and torchvision networks.
+"""Our registered wrapper, for what no stock class can hold: hidden heads, torchvision networks and ONNX graphs.
 
 `model_type: "hf_transfer"`. Such a directory loads with `AutoModelForImageClassification.from_pretrained` after
 `hf_transfer.register()`; without it transformers refuses the unknown type, so the head is never silently initialised anew.
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -26,9 +27,10 @@ class TransferConfig(PreTrainedConfig):
     """Everything needed to rebuild the network without its weights.
 
     Args:
-        library: "torchvision" or "transformers" (which wraps timm's networks too).
-        architecture: torchvision's name of the network, or the model type of transformers.
-        arguments: keyword arguments of torchvision's constructor, or the configuration of transformers.
+        library: "torchvision", "transformers" (which wraps timm's networks too), or "onnx" for a frozen graph and a head.
+        architecture: torchvision's name of the network, or the model type of transformers; of a graph, what it was made from.
+        arguments: keyword arguments of torchvision's constructor, or the configuration of transformers; of a graph, {"bytes"},
+            its size.
         head: {"path", "in_features", "hidden", "pool", "cut"}: where the new head stands, what it is made of, whether maps are
             pooled in front of it, and whether the layers after it (the rest of the old classifier) are cut off.
     """
@@ -106,6 +108,11 @@ def build_network(config: TransferConfig) -> nn.Module:
         # from_pretrained builds on the meta device, where torchvision's RegNet cannot compute its widths.
         with torch.device("cpu"):
             return torchvision.models.get_model(config.architecture, weights=None, **config.arguments)
+    if config.library == "onnx":
+        from .onnx_body import OnnxBody
+
+        body = OnnxBody(torch.empty(config.arguments["bytes"], dtype=torch.uint8))
+        return nn.Sequential(OrderedDict(body=body, head=nn.Identity()))
     inner = CONFIG_MAPPING[config.architecture].from_dict(dict(config.arguments))
     return AutoModelForImageClassification.from_config(inner)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_transfer.backbones.heads import build_head, initialize_head, last_linear
+from hf_transfer.backbones.heads import build_head, divide_logits, initialize_head, last_linear
 
 
 def hidden(size, activation="relu", dropout=0.0):
@@ -66,3 +66,24 @@ def test_last_linear__finds_the_last_of_a_width():
     assert last_linear(module, "head", 9) is None
     assert last_linear(nn.Sequential(nn.Conv2d(3, 4, 1))) is None
     assert last_linear(nn.Linear(2, 2), "classifier") == "classifier"
+
+
+@pytest.mark.parametrize("layers", [[], [hidden(6, "gelu")]])
+def test_divide_logits__every_logit_and_nothing_before_the_head(layers):
+    body = nn.Linear(5, 8)
+    model = nn.Sequential(body, build_head(8, 3, layers))
+    inputs, before = torch.randn(4, 5), body.weight.clone()
+    logits = model(inputs)
+    divide_logits(model, ("1",), 2.5)
+    torch.testing.assert_close(model(inputs), logits / 2.5)
+    assert torch.equal(body.weight, before)
+
+
+def test_divide_logits__several_heads_and_a_head_without_linear_layers():
+    model = nn.ModuleDict({"a": nn.Linear(4, 2), "b": nn.Linear(4, 2), "c": nn.ReLU()})
+    features = torch.randn(3, 4)
+    mean = (model["a"](features) + model["b"](features)) / 2
+    divide_logits(model, ("a", "b"), 4.0)
+    torch.testing.assert_close((model["a"](features) + model["b"](features)) / 2, mean / 4)
+    with pytest.raises(ValueError, match="expected a linear layer in c, found none"):
+        divide_logits(model, ("c",), 4.0)

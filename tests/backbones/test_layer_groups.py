@@ -84,3 +84,12 @@ def test_layer_groups__bare_parameters_go_to_the_stem():
 def test_layer_groups__head_alone(depth):
     model = Network(body=block(layers=depth), head=nn.Linear(4, 2))
     assert names(model, "head")[-1] == "head"
+
+
+def test_layer_groups__a_wrapped_network_of_bare_layers():
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()]
+    network = nn.ModuleDict({"features": nn.Sequential(*layers), "classifier": nn.Linear(4, 2)})
+    bare = [group.name for group in layer_groups(network, ["classifier"])]
+    wrapped = [group.name for group in layer_groups(nn.ModuleDict({"network": network}), ["network.classifier"])]
+    assert bare == ["features.0", "features.2", "features.4", "head"]
+    assert wrapped == [f"network.{name}" for name in bare[:-1]] + ["head"]

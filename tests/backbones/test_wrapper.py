@@ -73,3 +73,14 @@ def test_deepcopy__is_independent(model):
     with torch.no_grad():
         other.network.fc.weight.zero_()
     assert model.network.fc.weight.any()
+
+
+def test_build_network__a_graph_has_the_size_that_the_configuration_says():
+    config = TransferConfig("onnx", "resnet", {"bytes": 77}, {"path": "head", "in_features": 8, "hidden": []}, num_labels=3)
+    model = TransferForImageClassification(config)
+    assert {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} == {
+        "network.body.graph": (77,),
+        "network.head.weight": (3, 8),
+        "network.head.bias": (3,),
+    }
+    assert model.get_buffer("network.body.graph").dtype == torch.uint8

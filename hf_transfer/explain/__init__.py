@@ -1,0 +1,1 @@
+"""Explanations: where a model looks, and whether that is true."""

@@ -1,0 +1,157 @@
+"""What is left behind of images explained one batch after the other: a picture of each, and a table with a row for each map."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..backbones.backbone import Backbone
+from ..data.loose_images import LooseImage, read_batches
+from ..errors import UserError
+from ..evaluation.labels import model_class_names
+from ..run_directory import replacing
+from .explanations import ExplainedImage, Question, evaluating, explain_batch, short_name, strip_of
+from .overlay import draw_sheet
+from .view import View
+
+TABLE = "explanations.csv"
+COLUMNS = (
+    "file",
+    "picture",
+    "predicted",
+    "probability",
+    "target",
+    "target_probability",
+    "method",
+    "layer",
+    "peak_x",
+    "peak_y",
+    "blank",
+    "completeness_delta",
+    "deletion_auc",
+    "insertion_auc",
+    "random_deletion_auc",
+    "random_insertion_auc",
+)
+
+
+def explain_files(
+    backbone: Backbone, question: Question, images: Sequence[LooseImage], output: Path, *, batch_size: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Explain images, writing one PNG for each and explanations.csv; what cannot be read is told on stderr and left out.
+
+    Two batches of images and their maps are held at a time.
+
+    Args:
+        backbone: the model, float32.
+        question: what is asked.
+        images: where they are.
+        output: directory to write into, made if need be.
+        batch_size: images at a time.
+
+    Returns:
+        The rows of the table, and how many images could not be read.
+    """
+    from tqdm.auto import tqdm
+
+    class_names = model_class_names(backbone.model.config)
+    view, names = View(backbone.preprocessing), PictureNames()
+    rows: list[dict[str, Any]] = []
+    unreadable = 0
+    output.mkdir(parents=True, exist_ok=True)
+    with (
+        evaluating(backbone.model),
+        writing_table(output / TABLE) as table,
+        tqdm(total=len(images), desc="explain", leave=False, disable=None) as progress,
+    ):
+        for batch in read_batches(images, backbone.preprocessing, batch_size):
+            for name, reason in batch.unreadable:
+                tqdm.write(f"cannot read {name}: {reason}", file=sys.stderr)
+            unreadable += len(batch.unreadable)
+            progress.update(len(batch.unreadable))
+            if not batch.names:
+                continue
+            sizes = [image.size for image in batch.images]
+            for explained in explain_batch(backbone, view, question, batch.names, sizes, batch.pixels):
+                picture = names.of(explained.name)
+                draw_sheet(*strip_of(explained, question, class_names), output / picture)
+                found = rows_of(explained, question, class_names, picture)
+                table.writerows(found)
+                rows += found
+                progress.update()
+    return rows, unreadable
+
+
+def check_output(directory: Path, *, overwrite: bool) -> None:
+    """Refuse to write among a user's files.
+
+    Raises:
+        UserError: when the directory cannot be one, or holds something and `overwrite` was not asked for.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"--output: {directory} is a file; expected a directory or nothing")
+    if directory.is_dir() and any(directory.iterdir()) and not overwrite:
+        raise UserError(
+            f"--output: {directory} is not empty; nothing was touched. Choose another directory, or replace files of the same "
+            "name with --overwrite."
+        )
+
+
+class PictureNames:
+    """Names of PNG files, each given once."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def of(self, name: str) -> str:
+        """Return a file name for the picture of an image: its own stem, with a number where that was given before."""
+        stem = Path(short_name(name)).stem
+        stem = re.sub(r"[^\w.() -]", "_", stem)[:120].strip(" .") or "image"
+        number, found = 1, stem
+        while found.lower() in self._given:
+            number += 1
+            found = f"{stem}-{number}"
+        self._given.add(found.lower())
+        return f"{found}.png"
+
+
+def rows_of(image: ExplainedImage, question: Question, class_names: Sequence[str], picture: str) -> list[dict[str, Any]]:
+    """Return the rows of the table for one image, a row for each map; what was not computed is None."""
+    rows = []
+    for explanation in image.explanations:
+        x, y = explanation.original_peak or (None, None)
+        target = explanation.target
+        row: dict[str, Any] = {
+            "file": image.name,
+            "picture": picture,
+            "predicted": class_names[image.predicted],
+            "probability": _rounded(image.probabilities[image.predicted]),
+            "target": None if target is None else class_names[target],
+            "target_probability": None if target is None else _rounded(image.probabilities[target]),
+            "method": question.method,
+            "layer": explanation.layer,
+            "peak_x": None if x is None else round(x, 1),
+            "peak_y": None if y is None else round(y, 1),
+            "blank": explanation.blank,
+        }
+        row |= {name: _rounded(value) for name, value in explanation.scores.items()}
+        rows.append({name: row.get(name) for name in COLUMNS})
+    return rows
+
+
+@contextmanager
+def writing_table(path: Path) -> Iterator[csv.DictWriter]:
+    """Yield a writer of rows; the file appears under its name when the block ends without an error."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        yield writer
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 6)
