@@ -6,16 +6,17 @@ pipeline completes; on other processes than the main one the frozen path returns
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .run_directory import RunDirectory, replacing, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
     from accelerate import PartialState
 
     from .backbones.backbone import Backbone
@@ -140,11 +141,16 @@ def train_live(
             with replacing(directory.adapter) as temporary:
                 adapters.save(temporary)
         adapters.merge()
+    temperature = None
+    if recipe.evaluation.calibrate:
+        temperature = _calibrate(backbone, _validation_logits(recipe, splits, backbone, state), splits)
     if state.is_main_process:
         with replacing(directory.model) as temporary:
             backbone.save(temporary)
     state.wait_for_everyone()
     metrics = _evaluate_saved(recipe, directory, splits, state)
+    if temperature is not None:
+        metrics["temperature"] = temperature
     metrics["cost"] = {
         "train_seconds": live.first_seconds + cost.seconds,
         "trainable_parameters": live.first_parameters | cost.trainable_parameters,
@@ -166,11 +172,32 @@ def _fit_first_phase(
     if not (resume and directory.phase0.is_dir()):
         features = _extract(recipe, splits, backbone, state, wanted={"train", "validation"}, exact=())
         if state.is_main_process:
-            _fit_and_save(recipe, directory, splits, backbone, features, directory.phase0)
+            _fit_head(recipe, directory, splits, backbone, features)
+            with replacing(directory.phase0) as temporary:
+                backbone.save(temporary)
         state.wait_for_everyone()
     load_weights(backbone.model, directory.phase0)  # the same on every process, and after a resume
     parameters = sum(parameter.numel() for head in probe_heads(backbone) for parameter in head.parameters())
     return time.perf_counter() - began, {"head": parameters}
+
+
+def _validation_logits(recipe: Recipe, splits: Splits, backbone: Backbone, state: PartialState) -> np.ndarray:
+    """Return the validation logits of a trained model in float32, as the model that is saved gives them."""
+    from accelerate.utils import extract_model_from_parallel
+
+    from .evaluation.inference import predict_logits
+
+    extract_model_from_parallel(backbone.model, keep_fp32_wrapper=False)  # takes the Trainer's autocast off the forward pass
+    return predict_logits(
+        backbone.model,
+        backbone.preprocessing,
+        splits.tables["validation"],
+        device=state.device,
+        batch_size=recipe.training["per_device_eval_batch_size"],
+        workers=recipe.training["dataloader_num_workers"],
+        channels_last=backbone.is_convolutional,
+        description="calibrate",
+    )
 
 
 def _evaluate_saved(recipe: Recipe, directory: RunDirectory, splits: Splits, state: PartialState) -> dict[str, Any]:
@@ -182,7 +209,7 @@ def _evaluate_saved(recipe: Recipe, directory: RunDirectory, splits: Splits, sta
     return evaluate_splits(
         saved,
         splits,
-        recipe.evaluation.splits,
+        evaluated(recipe),
         directory.predictions,
         device=state.device,
         batch_size=recipe.training["per_device_eval_batch_size"],
@@ -201,22 +228,57 @@ def fit_linear_probe(
     from .features.probe import probe_batch_size
 
     # The test figures are to be those that anyone gets who loads the model, so its features are computed in full precision.
-    wanted = {"train", "validation", *recipe.evaluation.splits}
-    features = _extract(recipe, splits, backbone, state, wanted=wanted, exact=wanted & {"test"})
+    wanted = {"train", "validation", *evaluated(recipe)}
+    exact = [name for name in evaluated(recipe) if name not in ("train", "validation")]
+    features = _extract(recipe, splits, backbone, state, wanted=wanted, exact=exact)
     if not state.is_main_process:
         return {"cost": {}}
-    probe = _fit_and_save(recipe, directory, splits, backbone, features, directory.model)
-    probe.write_history(directory.history, "linear_probe", len(splits.tables["train"]), probe_batch_size(recipe.training))
+    probe = _fit_head(recipe, directory, splits, backbone, features)
+    temperature = None
+    if recipe.evaluation.calibrate:
+        temperature = _calibrate(backbone, head_logits(backbone, features.fast["validation"]).numpy(), splits)
+    with replacing(directory.model) as temporary:
+        backbone.save(temporary)
+    probe.write_history(directory.history, recipe.strategy.name, len(splits.tables["train"]), probe_batch_size(recipe.training))
     saved = load_checkpoint(str(directory.model), None, class_names=None)
     logits = {split: head_logits(saved, found) for split, found in (features.fast | features.exact).items()}
     shown = "test" if "test" in logits else "validation"
-    check_saved(saved, features.weights, splits.tables[shown], logits[shown], exact=shown in features.exact)
+    check_saved(saved, features.weights, splits.table(shown), logits[shown], exact=shown in features.exact)
     metrics: dict[str, Any] = {
-        split: score_split(split, logits[split].numpy(), splits, directory.predictions) for split in recipe.evaluation.splits
+        split: score_split(split, logits[split].numpy(), splits, directory.predictions) for split in evaluated(recipe)
     }
     _report_label_quality(recipe, directory, splits, features)
+    if temperature is not None:
+        metrics["temperature"] = temperature
     metrics["cost"] = _features_cost(recipe, features, state, probe.seconds)
-    metrics["cost"]["trainable_parameters"] = {"linear_probe": probe.head.parameters}
+    metrics["cost"]["trainable_parameters"] = {recipe.strategy.name: probe.head.parameters}
+    return metrics
+
+
+def fit_quantized_probe(
+    recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState
+) -> dict[str, Any]:
+    """Quantize the frozen backbone, then fit a linear head on the features that it gives now; see `fit_linear_probe`.
+
+    What calibrates are training images, the same ones on every process.
+    """
+    from .deploy.quantize import calibration_batches, calibration_rows, megabytes, quantized_backbone
+
+    began = time.perf_counter()
+    train = splits.tables["train"]
+    rows = calibration_rows(train)
+    quantized = quantized_backbone(backbone, calibration_batches(train, backbone.preprocessing, rows), seed=recipe.seed)
+    seconds = time.perf_counter() - began
+    metrics = fit_linear_probe(recipe, directory, splits, quantized, state)
+    if state.is_main_process:
+        facts = {
+            "mode": "static",
+            "calibration_images": [str(train.sample_ids[row]) for row in rows],
+            "seconds": seconds,
+            "size_mb": {"float": megabytes(backbone), "int8": megabytes(quantized)},
+        }
+        write_json(directory.probe, json.loads(directory.probe.read_text(encoding="utf-8")) | {"quantization": facts})
+        metrics["cost"]["train_seconds"] += seconds
     return metrics
 
 
@@ -229,7 +291,7 @@ def classify_by_neighbours(
     from .evaluation.evaluate import score_split
     from .features.knn import NearestNeighbours, possible_neighbours
 
-    features = _extract(recipe, splits, backbone, state, wanted={"train", "validation", *recipe.evaluation.splits}, exact=())
+    features = _extract(recipe, splits, backbone, state, wanted={"train", "validation", *evaluated(recipe)}, exact=())
     if not state.is_main_process:
         return {"cost": {}}
     began = time.perf_counter()
@@ -241,7 +303,7 @@ def classify_by_neighbours(
     accuracy = {k: float((found.argmax(1) == labels).double().mean()) for k, found in held_out.items()}
     best = max(tried, key=lambda k: (accuracy[k], -k))
     metrics: dict[str, Any] = {}
-    for split in recipe.evaluation.splits:
+    for split in evaluated(recipe):
         if split == "train":  # an image is no witness for itself
             scores = bank.leave_one_out(best)
         else:
@@ -257,19 +319,25 @@ def classify_by_neighbours(
     return metrics
 
 
+def evaluated(recipe: Recipe) -> list[str]:
+    """Return the names of the splits and further test sets that are scored in the end."""
+    return [*recipe.evaluation.splits, *recipe.evaluation.extra]
+
+
 def _extract(
     recipe: Recipe, splits: Splits, backbone: Backbone, state: PartialState, *, wanted: Iterable[str], exact: Iterable[str]
 ) -> FrozenFeatures:
     from .features.frozen import extract_splits
     from .training.arguments import autocast_dtype
 
+    integers = recipe.strategy.name == "quantized_probe"  # computed by onnxruntime
     return extract_splits(
         backbone,
-        {split: table for split, table in splits.tables.items() if split in wanted},
+        {split: table for split, table in (splits.tables | splits.extra).items() if split in wanted},
         exact=list(exact),
         device=state.device,
-        autocast=autocast_dtype(recipe.training),
-        compile_mode=recipe.features.compile,
+        autocast=None if integers else autocast_dtype(recipe.training),
+        compile_mode="never" if integers else recipe.features.compile,
         workers=recipe.training["dataloader_num_workers"],
         augment_preset=recipe.augment.preset if recipe.strategy.name == "linear_probe" else "none",
         views=recipe.features.views,
@@ -277,10 +345,8 @@ def _extract(
     )
 
 
-def _fit_and_save(
-    recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, features: FrozenFeatures, place: Path
-) -> Probe:
-    """Fit and choose a head on features, give it to the model, and save the model; on the main process."""
+def _fit_head(recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, features: FrozenFeatures) -> Probe:
+    """Fit and choose a head on features and give it to the model; on the main process."""
     import torch
 
     from .features.frozen import set_head
@@ -293,15 +359,23 @@ def _fit_and_save(
         torch.from_numpy(splits.tables["validation"].labels),
         len(splits.class_names),
         # Before a second phase with the Trainer the section speaks of that phase.
-        training=recipe.training if recipe.strategy.name == "linear_probe" else {},
+        training={} if recipe.strategy.name == "two_phase" else recipe.training,
         seed=recipe.seed,
     )
     set_head(backbone, probe.head.weight, probe.head.bias)
     facts = {"selected_by": probe.metric, "head_seconds": probe.seconds, **_facts(features)}
     write_json(directory.probe, facts | {"candidates": probe.report()})
-    with replacing(place) as temporary:
-        backbone.save(temporary)
     return probe
+
+
+def _calibrate(backbone: Backbone, logits: np.ndarray, splits: Splits) -> float:
+    """Divide the logits of a model by the temperature that fits its validation logits [n, C] best, and return that."""
+    from .backbones.heads import divide_logits
+    from .metrics.temperature import fit_temperature
+
+    temperature = fit_temperature(logits, splits.tables["validation"].labels)
+    divide_logits(backbone.model, backbone.heads, temperature)
+    return temperature
 
 
 def _facts(features: FrozenFeatures) -> dict[str, Any]:
@@ -320,12 +394,14 @@ def _features_cost(recipe: Recipe, features: FrozenFeatures, state: PartialState
     from .training.arguments import precision_name
     from .training.hardware import peak_memory_mb
 
+    training = recipe.training
+    floats = precision_name(bf16=bool(training.get("bf16")), fp16=bool(training.get("fp16")))
     return {
         "train_seconds": features.seconds + fitting,
         "trainable_parameters": {},
         "peak_memory_mb": peak_memory_mb(state.device),
         "images_per_second": features.total / features.seconds,
-        "precision": precision_name(bf16=bool(recipe.training.get("bf16")), fp16=bool(recipe.training.get("fp16"))),
+        "precision": "int8" if recipe.strategy.name == "quantized_probe" else floats,
     }
 
 
@@ -334,7 +410,7 @@ def _report_label_quality(recipe: Recipe, directory: RunDirectory, splits: Split
         return
     from .features.label_quality import label_quality
 
-    found = label_quality(features.fast | features.exact, splits.tables, splits.class_names, recipe.seed)
+    found = label_quality(features.fast | features.exact, splits.tables | splits.extra, splits.class_names, recipe.seed)
     write_json(directory.label_quality, found)
     print(
         f"{len(found['label_issues'])} labels look wrong, {len(found['near_duplicates'])} groups of near-duplicates stand in "

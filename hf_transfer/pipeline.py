@@ -7,15 +7,15 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .adaptation import classify_by_neighbours, fit_linear_probe, prepare_network, train_live
+from .adaptation import classify_by_neighbours, evaluated, fit_linear_probe, prepare_network, train_live
 from .connection import go_offline_if_unreachable
 from .data.sources import is_hub_source
 from .environment import git_commit, platform_facts, versions
-from .errors import UserError
+from .errors import UserError, require
 from .recipe import Recipe, dump_recipe
 from .recipe.schema import Loss
 from .run_directory import RunDirectory, write_json
@@ -68,13 +68,9 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     started = time.perf_counter()
     from_features = needs_features_only(recipe)
     if recipe.features.label_quality:
-        from .features.label_quality import require_cleanlab
-
-        require_cleanlab()
+        require("cleanlab", "labels", "features.label_quality", otherwise=", or set it to false")
     if recipe.strategy.name == "lora":
-        from .training.adapters import require_peft
-
-        require_peft()
+        require("peft", "lora", "strategy 'lora'")
     training = feature_defaults(recipe.training) if from_features else training_defaults(recipe.training, recipe.strategy)
     recipe = recipe.model_copy(update={"training": training})
     resolved = dump_recipe(recipe)
@@ -86,7 +82,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     if not from_features:
         build_arguments(training, directory.checkpoints, recipe.seed)  # starts the process group where there is one
     state = process_state(training)
-    splits = build_splits(recipe.data, recipe.evaluation.splits, training=True)
+    splits = build_splits(recipe.data, recipe.evaluation.splits, training=True, extra=recipe.evaluation.extra)
     backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
     if from_features or recipe.strategy.name == "two_phase":
         probe_layers(backbone)  # refuses a head that is more than linear
@@ -111,7 +107,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
         "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
         "device": _device_name(state),
     }
-    return _finish(directory, metrics, state)
+    return _finish(recipe, directory, metrics, state)
 
 
 def needs_features_only(recipe: Recipe) -> bool:
@@ -148,8 +144,10 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     from .data.dataset import check_first_batch
     from .evaluation.evaluate import evaluate_splits
     from .evaluation.labels import align_labels, model_class_names
+    from .evaluation.seen import seen_in_training
+    from .evaluation.speed import measure_speed
     from .training.arguments import training_defaults
-    from .training.hardware import peak_memory_mb
+    from .training.hardware import peak_memory_mb, reset_peak_memory
 
     started = time.perf_counter()
     training = training_defaults(recipe.training)
@@ -158,25 +156,33 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     if resume and directory.is_finished:
         return RunResult(directory, directory.read_metrics())
     state = process_state(training)
-    splits = build_splits(recipe.data, recipe.evaluation.splits, training=False)
+    reset_peak_memory(state.device)
+    splits = build_splits(recipe.data, recipe.evaluation.splits, training=False, extra=recipe.evaluation.extra)
     backbone = load_as_it_is(recipe.model)
     align_labels(splits.class_names, model_class_names(backbone.model.config), recipe.evaluation.label_map)
     check_first_batch(backbone.preprocessing, splits.tables[recipe.evaluation.splits[0]])
     _say_splits(splits, state)
+    seen = seen_in_training(recipe.model.backbone, recipe.data, splits)
+    _say_seen(seen, splits, state)
     state.wait_for_everyone()
     if state.is_main_process:
         directory.begin(resolved, overwrite=overwrite)
-        write_json(directory.environment, _environment(recipe, splits, backbone, state))
+        facts = _environment(recipe, splits, backbone, state)
+        write_json(directory.environment, {**facts, "seen_in_training": seen})
+    wanted = evaluated(recipe)
     began = time.perf_counter()
     metrics: dict[str, Any] = evaluate_splits(
         backbone,
         splits,
-        recipe.evaluation.splits,
+        wanted,
         directory.predictions,
         device=state.device,
         batch_size=training["per_device_eval_batch_size"],
         workers=training["dataloader_num_workers"],
         label_map=recipe.evaluation.label_map,
+        tta=recipe.evaluation.tta,
+        corruptions=recipe.evaluation.corruptions,
+        seed=recipe.seed,
         write=state.is_main_process,
     )
     seconds = time.perf_counter() - began
@@ -184,21 +190,27 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
         "total_seconds": time.perf_counter() - started,
         "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
         "peak_memory_mb": peak_memory_mb(state.device),
-        "images_per_second": sum(len(splits.tables[split]) for split in recipe.evaluation.splits) / seconds,
+        "images_per_second": sum(len(splits.table(split)) for split in wanted) / seconds,
         "device": _device_name(state),
         "precision": "fp32",
     }
-    return _finish(directory, metrics, state)
+    if recipe.evaluation.speed and state.is_main_process:
+        metrics["speed"] = asdict(measure_speed(backbone, device=state.device, precision="fp32"))
+    return _finish(recipe, directory, metrics, state)
 
 
-def _finish(directory: RunDirectory, metrics: dict[str, Any], state: PartialState) -> RunResult:
+def _finish(recipe: Recipe, directory: RunDirectory, metrics: dict[str, Any], state: PartialState) -> RunResult:
     """Write the metrics, draw, and last of all write the card, which marks the run as finished."""
     if state.is_main_process:
+        from .evaluation.evaluate import add_shifts
+        from .report.html_report import write_report
         from .report.model_card import write_model_card
         from .report.plots import write_plots
 
+        add_shifts(metrics, list(recipe.evaluation.extra))
         write_json(directory.metrics, metrics)
         write_plots(directory.root)
+        write_report(directory.root)
         write_model_card(directory.root)
     state.wait_for_everyone()
     return RunResult(directory, metrics if state.is_main_process else directory.read_metrics())
@@ -262,7 +274,7 @@ def _environment(recipe: Recipe, splits: Splits, backbone: Backbone, state: Part
                 name: int(count)
                 for name, count in zip(splits.class_names, table.class_counts(len(splits.class_names)), strict=True)
             }
-            for split, table in splits.tables.items()
+            for split, table in (splits.tables | splits.extra).items()
         },
         "skipped": {split: [list(item) for item in items] for split, items in splits.skipped.items() if items},
         "duplicates_across_splits": splits.duplicates,
@@ -273,10 +285,21 @@ def _environment(recipe: Recipe, splits: Splits, backbone: Backbone, state: Part
     }
 
 
+def _say_seen(seen: dict[str, int], splits: Splits, state: PartialState) -> None:
+    if not state.is_main_process:
+        return
+    for name, count in seen.items():
+        print(
+            f"warning: {count} of the {len(splits.table(name))} images of {name} were training images of this model: its "
+            "figures there say how well it remembers",
+            file=sys.stderr,
+        )
+
+
 def _say_splits(splits: Splits, state: PartialState) -> None:
     if not state.is_main_process:
         return
-    sizes = ", ".join(f"{split} {len(table)}" for split, table in splits.tables.items())
+    sizes = ", ".join(f"{split} {len(table)}" for split, table in (splits.tables | splits.extra).items())
     print(f"{len(splits.class_names)} classes; images: {sizes}", file=sys.stderr)
     for split, items in splits.skipped.items():
         if items:

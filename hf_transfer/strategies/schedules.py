@@ -25,7 +25,7 @@ DEFAULT_MULTIPLIERS = (1.0, 0.4, 0.3, 0.2, 0.1)
 def build_schedule(section: Strategy, groups: Sequence[str], epochs: float | None = None) -> Schedule:
     """Return the schedule of a strategy.
 
-    - `full`: everything trains. `linear_probe`: the head alone.
+    - `full`: everything trains. `linear_probe`: the head alone; `quantized_probe`: the same on an int8 backbone.
     - `partial`: everything but the first `frozen_groups`, every batch norm frozen.
     - `two_phase`: as `partial` (with 0 frozen groups, `full`), batch norm as it comes; its first phase, the head on frozen
       features, is fitted before the Trainer starts (LP-FT, Kumar et al. 2022, arXiv 2202.10054).
@@ -47,8 +47,8 @@ def build_schedule(section: Strategy, groups: Sequence[str], epochs: float | Non
     everything = tuple(groups)
     if section.name in ("full", "discriminative", "lora"):
         phases = [Phase(section.name, everything)]
-    elif section.name == "linear_probe":
-        phases = [Phase("linear_probe", ("head",))]
+    elif section.name in ("linear_probe", "quantized_probe"):
+        phases = [Phase(section.name, ("head",))]
     elif section.name == "norm_only":
         phases = [Phase("norm_only", everything, parts="norms")]
     elif section.name in ("partial", "two_phase"):

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,3 +44,62 @@ def finished_run(launch, tmp_path_factory):
 @pytest.fixture(scope="session")
 def metrics(finished_run):
     return json.loads((finished_run[0] / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory):
+    """A tiny ResNet and a tiny ViT, both with a head of seven classes that means nothing here."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    models = {
+        "resnet": ResNetForImageClassification(
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=7)
+        ),
+        "vit": ViTForImageClassification(
+            ViTConfig(
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=64,
+                image_size=32,
+                patch_size=8,
+                num_labels=7,
+            )
+        ),
+    }
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def recipe(tmp_path, checkpoints):
+    """Write a recipe on the digits; return its path."""
+
+    def write(**sections):
+        raw = {
+            "output_dir": str(tmp_path / "run"),
+            "data": {
+                "source": "package:digits",
+                "test_fraction": 0.2,
+                "max_train_samples": 120,
+                "max_validation_samples": 40,
+                "max_test_samples": 40,
+            },
+            "model": {"backbone": str(checkpoints / "resnet")},
+            "training": {
+                "num_train_epochs": 2,
+                "learning_rate": 0.01,
+                "dataloader_num_workers": 0,
+                "disable_tqdm": True,
+                "report_to": [],
+            },
+        }
+        for name, section in sections.items():
+            raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
+        path = tmp_path / "recipe.json"
+        path.write_text(json.dumps(raw))
+        return str(path)
+
+    return write

@@ -52,6 +52,8 @@ def test_probe__run_directory_is_complete(probe_run):
         "predictions",
         "model",
         "README.md",
+        "report.html",
+        "calibration.json",
         "plots",
     }
     assert RunDirectory(root).is_finished

@@ -26,13 +26,22 @@ def test_run__directory_is_complete(finished_run):
         "predictions",
         "model",
         "README.md",
+        "report.html",
+        "calibration.json",
         "plots",
         "tensorboard",
         "checkpoints",
     }
     assert {path.name for path in root.iterdir()} == expected
     assert {path.name for path in (root / "predictions").iterdir()} == {"validation.parquet", "test.parquet"}
-    assert {path.name for path in (root / "plots").iterdir()} == {"curves.png", "confusion_matrix.png"}
+    assert {path.name for path in (root / "plots").iterdir()} == {
+        "curves.png",
+        "confusion_matrix.png",
+        "per_class.png",
+        "reliability.png",
+        "top_losses.png",
+        "confused_pairs.png",
+    }
     assert {path.name for path in (root / "model").iterdir()} == {"config.json", "model.safetensors"}
     assert any((root / "tensorboard").iterdir())
     assert not list(root.rglob("training_args.bin"))

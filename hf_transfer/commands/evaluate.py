@@ -1,0 +1,103 @@
+"""`hf-transfer evaluate`: score checkpoints as they are, on one data set or several."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, listed
+from .printing import OVERRIDE_HELP
+from .run import carry_out
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Add `evaluate` to the command line."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="score checkpoints on data sets",
+        description="Score checkpoints as they are, with their latency and throughput; nothing is trained. Several checkpoints "
+        "or data sets give a table.",
+    )
+    evaluate.add_argument(
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="run directory, model directory, Hub id, timm:, torchvision: or package:; and KEY=VALUE to " + OVERRIDE_HELP,
+    )
+    evaluate.add_argument(
+        "--data",
+        nargs="+",
+        metavar="SOURCE",
+        help="Hub dataset id, folder of class folders or package:; by default the data that a run was trained with",
+    )
+    evaluate.add_argument("--split", choices=["train", "validation", "test"], default="test")
+    evaluate.add_argument("--label-map", metavar="NAME|FILE", help="map from the data set's classes to the checkpoint's")
+    evaluate.add_argument("--tta", choices=["flip", "five_crop", "dihedral"], help="average over views of each image")
+    evaluate.add_argument("--corruptions", nargs="+", metavar="NAME", help="also score images with noise, blur, jpeg ...")
+    evaluate.add_argument("--output-dir", metavar="DIR", help="by default runs/evaluate-MODEL-DATA")
+    start = evaluate.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="keep the evaluations that are finished")
+    start.add_argument("--overwrite", action="store_true", help="start anew where an old run is")
+    evaluate.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    evaluate.set_defaults(function=_evaluate, overrides=[])
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from ..recipe import parse_any
+
+    models, overrides = _without_overrides(options.models)
+    sources, more = _without_overrides(options.data or [])
+    overrides += [*more, *options.overrides]
+    if not models:
+        raise UserError(f"evaluate: expected a model, found only {listed(overrides)}")
+    data: list[dict[str, Any]] = [{"source": source} for source in sources] if sources else _own_data(models)
+    names = [Path(part.replace(":", "-").rstrip("/")).name for part in (models[0], data[0]["source"])]
+    several = len(models) > 1 or len(data) > 1
+    evaluation: dict[str, Any] = {"splits": [options.split], "label_map": _label_map(options.label_map)}
+    if options.tta:
+        evaluation["tta"] = options.tta
+    if options.corruptions:
+        evaluation["corruptions"] = options.corruptions
+    raw = {
+        "mode": "evaluate",
+        "output_dir": options.output_dir or ("runs/benchmark" if several else f"runs/evaluate-{'-'.join(names)}"),
+        "data": data if several else data[0],
+        "model": [{"backbone": model} for model in models] if several else {"backbone": models[0]},
+        "evaluation": evaluation,
+    }
+    return carry_out(parse_any(raw, overrides, source="the command line"), options, resume=options.resume)
+
+
+def _without_overrides(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the words that are no `key=value`, and those that are."""
+    overrides = [word for word in words if re.match(r"[a-z_]+(\.[\w-]+)*=", word)]
+    return [word for word in words if word not in overrides], overrides
+
+
+def _own_data(models: list[str]) -> list[dict[str, Any]]:
+    """Return the `data` section that runs were trained with, as a list of one."""
+    from ..recipe.trained_run import training_data
+
+    found = {model: training_data(model) for model in models}
+    unknown = [model for model, data in found.items() if data is None]
+    if unknown:
+        raise UserError(
+            f"evaluate: expected --data SOURCE; only the directory of a training run says what to evaluate on, and "
+            f"{listed(unknown)} is none"
+        )
+    sections = [data.model_dump(mode="json") for data in found.values() if data is not None]
+    if any(section != sections[0] for section in sections):
+        raise UserError("evaluate: the runs were trained on different data; say with --data what to evaluate them on")
+    return sections[:1]
+
+
+def _label_map(given: str | None) -> Any:
+    if given is None or not Path(given).is_file():
+        return given
+    try:
+        return json.loads(Path(given).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"--label-map: {given} is not valid JSON: {error}") from None

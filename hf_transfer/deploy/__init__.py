@@ -1,0 +1,1 @@
+"""Out of the run directory: predict, demonstrate, export, quantize, publish."""

@@ -1,0 +1,231 @@
+import gc
+import importlib.util
+import re
+import runpy
+import shutil
+import socket
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
+
+from hf_transfer.backbones.build import load_as_it_is
+from hf_transfer.data.loose_images import LooseImage
+from hf_transfer.deploy.demo import About, about, build_demo, export_space, serve
+from hf_transfer.deploy.predict import Classifier, predict_images
+from hf_transfer.errors import UserError
+from hf_transfer.evaluation.predictions import Predictions
+from hf_transfer.recipe.schema import Model
+
+gradio = pytest.importorskip("gradio")
+
+CPU = torch.device("cpu")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NAMES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
+
+
+# Gradio leaves event loops open; they close themselves when they are collected, here at the latest.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaves_nothing_behind():
+    """One thread, which is enough for a tiny network; and what gradio left open is collected before other tests begin."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "unclosed", ResourceWarning)
+        gc.collect()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory with a tiny model of seven classes, a card and predictions for three images."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("runs") / "tiny"
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=7)
+    config.id2label, config.label2id = dict(enumerate(NAMES)), {name: label for label, name in enumerate(NAMES)}
+    ResNetForImageClassification(config).save_pretrained(root / "model")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "model")
+    (root / "recipe.json").write_text("{}")
+    (root / "README.md").write_text(
+        "---\nlicense: mit\ntags:\n- vision\n---\n\n# Tiny 'beasts'\n\nTells **seven** beasts\napart.\n\n## Results\n"
+    )
+    paths = []
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        paths.append(str(root / f"{number}.png"))
+        Image.fromarray(pixels).save(paths[-1])
+    labels = np.array([2, 1, 2, 0])
+    Predictions(list("abcd"), [*paths, "gone.png"], labels, labels, np.zeros((4, 7), np.float32), NAMES).write(
+        root / "predictions" / "test.parquet"
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def backbone(run):
+    return load_as_it_is(Model(backbone=str(run)))
+
+
+@pytest.fixture(scope="module")
+def address(run, backbone):
+    """The address of a page that is being served."""
+    page = build_demo(Classifier(backbone, device=CPU), about(str(run), NAMES), top_k=3)
+    yield serve(page)
+    page.close()
+
+
+def row_of(backbone, path):
+    return next(predict_images(backbone, [LooseImage(str(path))], device=CPU, batch_size=1, top_k=3))
+
+
+def test_about__run_has_its_card_and_one_test_image_of_each_class(run):
+    expected = About("Tiny 'beasts'", "Tells **seven** beasts apart.", (run / "1.png", run / "0.png"), "mit")
+    assert about(str(run), NAMES) == expected
+    assert about(str(run / "model"), NAMES) == expected
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        ("no heading", ("m", "An image classifier for 1 classes: ant.")),
+        ("# Heading", ("Heading", "An image classifier for 1 classes: ant.")),
+        ("# Heading\n\n## Next\n\ntext", ("Heading", "An image classifier for 1 classes: ant.")),
+        ("# Heading\ntext", ("Heading", "text")),
+    ],
+)
+def test_about__card_of_another_kind(tmp_path, card, expected):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "README.md").write_text(card)
+    assert about(str(tmp_path / "m"), ["ant"]) == About(*expected)
+
+
+def test_about__model_that_is_no_directory():
+    assert about("timm:owner/name", NAMES) == About(
+        "name", "An image classifier for 7 classes: ant, bee, cat, dog, eel, fox, gnu."
+    )
+
+
+def test_build_demo__page_answers_what_predict_says(address, backbone, run):
+    from gradio_client import Client, handle_file
+
+    client = Client(address, verbose=False, analytics_enabled=False)
+    answer = client.predict(handle_file(run / "0.png"), api_name="/classify")
+    client.close()
+    row = row_of(backbone, run / "0.png")
+    assert answer["label"] == row.classes[0]
+    assert [entry["label"] for entry in answer["confidences"]] == list(row.classes)
+    np.testing.assert_allclose([entry["confidence"] for entry in answer["confidences"]], row.probabilities, rtol=1e-12)
+
+
+def test_build_demo__file_that_is_no_image(backbone, tmp_path):
+    page = build_demo(Classifier(backbone, device=CPU), About("t", "l"))
+    (tmp_path / "a.svg").write_text("<svg/>")
+    classify = next(function.fn for function in page.fns.values() if function.api_name == "classify")
+    with pytest.raises(gradio.Error, match="This file cannot be read as an image: cannot identify image file"):
+        classify(str(tmp_path / "a.svg"))
+    assert classify(None) is None
+    assert not page.analytics_enabled
+
+
+def test_serve__port_that_is_taken(backbone):
+    page = build_demo(Classifier(backbone, device=CPU), About("t", "l"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"^the page cannot be served at 127\.0\.0\.1:{port}: "):
+            serve(page, port=port)
+    page.close()
+
+
+def test_export_space__its_app_answers_what_predict_says(backbone, run, tmp_path, monkeypatch):
+    what = about(str(run), NAMES)
+    export_space(backbone, what, tmp_path / "space", top_k=3)
+    files = sorted(
+        path.relative_to(tmp_path / "space").as_posix() for path in (tmp_path / "space").rglob("*") if path.is_file()
+    )
+    assert files == [
+        "README.md",
+        "app.py",
+        "examples/1.png",
+        "examples/2.png",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/preprocessor_config.json",
+        "requirements.txt",
+    ]
+    header = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---\n")[1])
+    assert header == {
+        "title": "Tiny 'beasts'",
+        "sdk": "gradio",
+        "sdk_version": gradio.__version__,
+        "app_file": "app.py",
+        "pinned": False,
+        "license": "mit",
+    }
+    assert (tmp_path / "space" / "requirements.txt").read_text().split() == ["torch", "torchvision", "transformers"]
+    monkeypatch.chdir(tmp_path / "space")
+    app = Path("app.py").read_text()
+    assert app.count(").launch()") == 1
+    Path("app.py").write_text(app.replace(").launch()", ")"))  # the page, without a server
+    found = runpy.run_path("app.py")["classify"](str(run / "0.png"))
+    row = row_of(backbone, run / "0.png")
+    assert list(found) == list(row.classes)
+    np.testing.assert_allclose(list(found.values()), row.probabilities, atol=1e-6)
+
+
+def test_export_space__text_of_a_card_stays_text(backbone, tmp_path):
+    title = "a'b\"c\\ {x}\n__import__('os')"
+    export_space(backbone, About(title, "'''"), tmp_path / "space")
+    compiled = compile((tmp_path / "space" / "app.py").read_text(), "app.py", "exec")
+    assert title in compiled.co_consts or any(
+        title in constant for constant in compiled.co_consts if isinstance(constant, tuple)
+    )
+    assert yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---\n")[1])["title"] == title
+
+
+def test_export_space__folder_that_holds_something(backbone, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError) as error:
+        export_space(backbone, About("t", "l"), tmp_path)
+    assert str(error.value) == (
+        f"--export: expected a new or empty folder, found something in {tmp_path.resolve()}; nothing was touched"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@pytest.mark.skipif(importlib.util.find_spec("playwright") is None, reason="needs playwright")
+def test_build_demo__in_a_browser(address, backbone, run):
+    from playwright.sync_api import sync_playwright
+
+    servers = set()
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: servers.add(request.url.split("/")[2]))
+        page.goto(address)
+        assert page.get_by_role("heading", name="Tiny 'beasts'").is_visible()
+        page.set_input_files("input[type=file]", run / "0.png")
+        shown = page.get_by_test_id("label-output-value")
+        shown.wait_for()
+        row = row_of(backbone, run / "0.png")
+        assert shown.inner_text().strip() == row.classes[0]
+        listed = re.sub(r"\s+", " ", page.locator(".confidence-set").all_inner_texts()[0])
+        assert listed.strip() == f"{row.classes[0]} {row.probabilities[0]:.0%}"
+        page.locator("button.gallery-item").nth(0).click()  # the first example: 1.png
+        second = row_of(backbone, run / "1.png")
+        page.wait_for_function(
+            "wanted => document.querySelector('.confidence-set')?.innerText.replace(/\\s+/g, ' ').trim() === wanted",
+            arg=f"{second.classes[0]} {second.probabilities[0]:.0%}",
+        )
+        browser.close()
+    assert {server for server in servers if server} <= {address.split("/")[2]}
