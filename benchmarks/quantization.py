@@ -31,14 +31,13 @@ from printing import machine_facts, print_facts, print_table
 
 from hf_transfer.backbones.backbone import Backbone
 from hf_transfer.data.build import Splits, build_splits
-from hf_transfer.deploy.onnx_graph import LogitsOnly
+from hf_transfer.deploy.onnx_graph import LogitsOnly, onnx_forward
 from hf_transfer.deploy.predict import load_model
 from hf_transfer.deploy.quantize import (
     calibration_batches,
     calibration_rows,
     compare_speed,
     megabytes,
-    onnx_forward,
     quantize_graph,
     quantize_model,
 )

@@ -136,14 +136,14 @@ def train_live(
 
     live = prepare_live(recipe, directory, splits, backbone, state, adapters, resume=resume)
     cost = train(live.trainer, last_complete(directory.checkpoints) if resume else None)
+    temperature = None
+    if recipe.evaluation.calibrate:
+        temperature = _calibrate(backbone, _validation_logits(recipe, splits, backbone, state), splits)
     if adapters is not None:
         if state.is_main_process:
             with replacing(directory.adapter) as temporary:
                 adapters.save(temporary)
         adapters.merge()
-    temperature = None
-    if recipe.evaluation.calibrate:
-        temperature = _calibrate(backbone, _validation_logits(recipe, splits, backbone, state), splits)
     if state.is_main_process:
         with replacing(directory.model) as temporary:
             backbone.save(temporary)
@@ -255,12 +255,24 @@ def fit_linear_probe(
     return metrics
 
 
-def fit_quantized_probe(
-    recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState
-) -> dict[str, Any]:
-    """Quantize the frozen backbone, then fit a linear head on the features that it gives now; see `fit_linear_probe`.
+@dataclass(frozen=True)
+class QuantizedBackbone:
+    """A frozen backbone that computes with 8-bit integers.
 
-    What calibrates are training images, the same ones on every process.
+    Args:
+        backbone: with a new float head.
+        facts: what probe.json tells of the quantization.
+    """
+
+    backbone: Backbone
+    facts: dict[str, Any]
+
+
+def quantize_frozen(recipe: Recipe, splits: Splits, backbone: Backbone) -> QuantizedBackbone:
+    """Quantize the frozen backbone; nothing is written. What calibrates are training images, the same on every process.
+
+    Raises:
+        UserError: when the network cannot be exported, or its image processor cannot be saved.
     """
     from .deploy.quantize import calibration_batches, calibration_rows, megabytes, quantized_backbone
 
@@ -268,17 +280,24 @@ def fit_quantized_probe(
     train = splits.tables["train"]
     rows = calibration_rows(train)
     quantized = quantized_backbone(backbone, calibration_batches(train, backbone.preprocessing, rows), seed=recipe.seed)
-    seconds = time.perf_counter() - began
-    metrics = fit_linear_probe(recipe, directory, splits, quantized, state)
+    facts = {
+        "mode": "static",
+        "calibration_images": [str(train.sample_ids[row]) for row in rows],
+        "seconds": time.perf_counter() - began,
+        "size_mb": {"float": megabytes(backbone), "int8": megabytes(quantized)},
+    }
+    return QuantizedBackbone(quantized, facts)
+
+
+def fit_quantized_probe(
+    recipe: Recipe, directory: RunDirectory, splits: Splits, quantized: QuantizedBackbone, state: PartialState
+) -> dict[str, Any]:
+    """Fit a linear head on the features that a quantized backbone gives; see `fit_linear_probe`."""
+    metrics = fit_linear_probe(recipe, directory, splits, quantized.backbone, state)
     if state.is_main_process:
-        facts = {
-            "mode": "static",
-            "calibration_images": [str(train.sample_ids[row]) for row in rows],
-            "seconds": seconds,
-            "size_mb": {"float": megabytes(backbone), "int8": megabytes(quantized)},
-        }
-        write_json(directory.probe, json.loads(directory.probe.read_text(encoding="utf-8")) | {"quantization": facts})
-        metrics["cost"]["train_seconds"] += seconds
+        probe = json.loads(directory.probe.read_text(encoding="utf-8"))
+        write_json(directory.probe, probe | {"quantization": quantized.facts})
+        metrics["cost"]["train_seconds"] += quantized.facts["seconds"]
     return metrics
 
 

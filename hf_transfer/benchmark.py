@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 from . import pipeline
 from .errors import RunDirectoryError, UserError, listed
-from .recipe import Benchmark, Recipe, dump_recipe
-from .report.benchmark_table import benchmark_row, write_benchmark
+from .recipe import Benchmark, dump_recipe
+from .report.benchmark_table import benchmark_row, ranked, read_benchmark, write_benchmark
 from .run_directory import RunDirectory
 
 
@@ -34,50 +33,57 @@ def run_benchmark(benchmark: Benchmark, *, resume: bool = False, overwrite: bool
     """Carry out every evaluation of a benchmark; one that cannot be carried out does not stop the others.
 
     Each evaluation is a run directory of its own inside the benchmark's, beside `benchmark.json`, `.csv` and `.md`, which are
-    written anew after every evaluation.
+    written anew after every evaluation. Under several processes the first evaluation that fails ends all of it: the processes
+    would otherwise not fail together.
 
     Args:
         benchmark: a checked benchmark.
-        resume: keep the evaluations that are finished.
+        resume: keep the evaluations that are finished, and the rows of others that are in the table.
         overwrite: start anew.
 
     Raises:
         RunDirectoryError: when something is in the way; nothing has been written then.
     """
     root = Path(benchmark.output_dir)
+    pipeline.prepare_process(next((cell for cell in benchmark.cells if pipeline.needs_hub(cell)), benchmark.cells[0]))
+    state = pipeline.process_state(benchmark.cells[0].training)
     _check(benchmark, root, resume=resume, overwrite=overwrite)
-    rows: list[dict[str, Any]] = []
+    rows = {row["run"]: row for row in read_benchmark(root)} if resume else {}
     failed: list[dict[str, str]] = []
-    main = int(os.environ.get("RANK", "0")) == 0
-    if main:
-        write_benchmark(root, benchmark.description, rows, failed)  # the mark that this directory is a benchmark's
+    state.wait_for_everyone()  # every process has looked at the directory before one of them writes into it
+    if state.is_main_process:
+        # The mark that this directory is a benchmark's.
+        write_benchmark(root, benchmark.description, list(rows.values()), failed)
     for number, cell in enumerate(benchmark.cells, start=1):
-        if main:
+        if state.is_main_process:
             print(f"{number} of {len(benchmark.cells)}: {cell.model.backbone} on {cell.data.source}", file=sys.stderr)
         try:
-            result = pipeline.run(cell, resume=resume and _is_begun(cell), overwrite=overwrite)
-            rows.append(benchmark_row(result.directory.root))
+            result = pipeline.run(cell, resume=resume, overwrite=overwrite)
         except UserError as error:
+            if state.num_processes > 1:
+                raise
             failed.append({"model": cell.model.backbone, "data": cell.data.source, "error": str(error)})
-            if main:
-                print(f"error: {error}", file=sys.stderr)
-        if main:
-            write_benchmark(root, benchmark.description, rows, failed)
-    return BenchmarkResult(root, rows, failed)
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            row = benchmark_row(result.directory.root, root)
+            rows[row["run"]] = row
+        if state.is_main_process:
+            write_benchmark(root, benchmark.description, list(rows.values()), failed)
+    return BenchmarkResult(root, ranked(list(rows.values())), failed)
 
 
 def _check(benchmark: Benchmark, root: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse to start where something would be lost or silently reused."""
-    if root.is_dir() and any(root.iterdir()) and not (root / "benchmark.json").is_file():
+    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    if there and "benchmark.json" not in there:
         raise RunDirectoryError(
-            f"output_dir: {root} is not empty and holds no benchmark "
-            f"({listed(sorted(path.name for path in root.iterdir()), 3)}); nothing was touched. Choose another output_dir."
+            f"output_dir: {root} is not empty and holds no benchmark ({listed(there, 3)}); nothing was touched. Choose another "
+            "output_dir."
+        )
+    if there and not (resume or overwrite):
+        raise RunDirectoryError(
+            f"output_dir: {root} holds a benchmark; nothing was touched. Go on with it with --resume, start anew with "
+            "--overwrite, or choose another output_dir."
         )
     for cell in benchmark.cells:
-        directory = RunDirectory(Path(cell.output_dir))
-        if not (resume and not directory.root.exists()):
-            directory.check(dump_recipe(cell), resume=resume, overwrite=overwrite)
-
-
-def _is_begun(cell: Recipe) -> bool:
-    return Path(cell.output_dir).exists()
+        RunDirectory(Path(cell.output_dir)).check(dump_recipe(cell), resume=resume, overwrite=overwrite)

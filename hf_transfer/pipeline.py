@@ -11,11 +11,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .adaptation import classify_by_neighbours, evaluated, fit_linear_probe, prepare_network, train_live
+from .adaptation import (
+    classify_by_neighbours,
+    evaluated,
+    fit_linear_probe,
+    fit_quantized_probe,
+    prepare_network,
+    quantize_frozen,
+    train_live,
+)
 from .connection import go_offline_if_unreachable
 from .data.sources import is_hub_source
 from .environment import git_commit, platform_facts, versions
-from .errors import UserError, require
+from .errors import RunDirectoryError, UserError, require
 from .recipe import Recipe, dump_recipe
 from .recipe.schema import Loss
 from .run_directory import RunDirectory, write_json
@@ -71,6 +79,9 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
         require("cleanlab", "labels", "features.label_quality", otherwise=", or set it to false")
     if recipe.strategy.name == "lora":
         require("peft", "lora", "strategy 'lora'")
+    if recipe.strategy.name == "quantized_probe":
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            require(package, "export", "strategy 'quantized_probe'")
     training = feature_defaults(recipe.training) if from_features else training_defaults(recipe.training, recipe.strategy)
     recipe = recipe.model_copy(update={"training": training})
     resolved = dump_recipe(recipe)
@@ -89,6 +100,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     adapters = None if from_features else prepare_network(recipe, splits, backbone)
     check_first_batch(backbone.preprocessing, splits.tables["train"])
     _say_splits(splits, state)
+    quantized = quantize_frozen(recipe, splits, backbone) if recipe.strategy.name == "quantized_probe" else None
     state.wait_for_everyone()  # every process has looked at the directory before one of them writes into it
     if state.is_main_process:
         directory.begin(resolved, overwrite=overwrite)
@@ -98,13 +110,15 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     # 2. The adaptation: heads on features, or the Trainer. Each saves the model and scores what was saved.
     if recipe.strategy.name == "knn":
         metrics = classify_by_neighbours(recipe, directory, splits, backbone, state)
+    elif quantized is not None:
+        metrics = fit_quantized_probe(recipe, directory, splits, quantized, state)
     elif from_features:
         metrics = fit_linear_probe(recipe, directory, splits, backbone, state)
     else:
         metrics = train_live(recipe, directory, splits, backbone, state, adapters, resume=resume)
     metrics["cost"] |= {
         "total_seconds": time.perf_counter() - started,
-        "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
+        "parameters": backbone.parameter_count,
         "device": _device_name(state),
     }
     return _finish(recipe, directory, metrics, state)
@@ -113,7 +127,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
 def needs_features_only(recipe: Recipe) -> bool:
     """Return whether a run needs no more of its backbone than the features of each image; say so where it might."""
     if recipe.strategy.name != "linear_probe":
-        return recipe.strategy.name == "knn"
+        return recipe.strategy.name in ("knn", "quantized_probe")
     from .features.probe import live_reason
 
     reason = live_reason(
@@ -140,6 +154,7 @@ def needs_features_only(recipe: Recipe) -> bool:
 
 def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
     from .backbones.build import load_as_it_is
+    from .backbones.transformers_models import checkpoint_digest
     from .data.build import build_splits
     from .data.dataset import check_first_batch
     from .evaluation.evaluate import evaluate_splits
@@ -152,8 +167,15 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     started = time.perf_counter()
     training = training_defaults(recipe.training)
     resolved = dump_recipe(recipe)
+    _check_apart(recipe)
     directory.check(resolved, resume=resume, overwrite=overwrite)
+    checkpoint = checkpoint_digest(recipe.model.backbone)
     if resume and directory.is_finished:
+        if directory.read_environment().get("checkpoint_digest") != checkpoint:
+            raise RunDirectoryError(
+                f"output_dir: {directory.root} holds the evaluation of {recipe.model.backbone}, which has changed since; start "
+                "anew with --overwrite, or choose another output_dir"
+            )
         return RunResult(directory, directory.read_metrics())
     state = process_state(training)
     reset_peak_memory(state.device)
@@ -162,13 +184,15 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     align_labels(splits.class_names, model_class_names(backbone.model.config), recipe.evaluation.label_map)
     check_first_batch(backbone.preprocessing, splits.tables[recipe.evaluation.splits[0]])
     _say_splits(splits, state)
-    seen = seen_in_training(recipe.model.backbone, recipe.data, splits)
-    _say_seen(seen, splits, state)
+    seen: dict[str, int] | None = {}
+    if state.is_main_process:
+        seen = seen_in_training(recipe.model.backbone, [recipe.data.source, *recipe.evaluation.extra.values()], splits)
+        _say_seen(seen, splits)
     state.wait_for_everyone()
     if state.is_main_process:
         directory.begin(resolved, overwrite=overwrite)
         facts = _environment(recipe, splits, backbone, state)
-        write_json(directory.environment, {**facts, "seen_in_training": seen})
+        write_json(directory.environment, {**facts, "seen_in_training": seen, "checkpoint_digest": checkpoint})
     wanted = evaluated(recipe)
     began = time.perf_counter()
     metrics: dict[str, Any] = evaluate_splits(
@@ -188,7 +212,7 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     seconds = time.perf_counter() - began
     metrics["cost"] = {
         "total_seconds": time.perf_counter() - started,
-        "parameters": sum(parameter.numel() for parameter in backbone.model.parameters()),
+        "parameters": backbone.parameter_count,
         "peak_memory_mb": peak_memory_mb(state.device),
         "images_per_second": sum(len(splits.table(split)) for split in wanted) / seconds,
         "device": _device_name(state),
@@ -197,6 +221,15 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     if recipe.evaluation.speed and state.is_main_process:
         metrics["speed"] = asdict(measure_speed(backbone, device=state.device, precision="fp32"))
     return _finish(recipe, directory, metrics, state)
+
+
+def _check_apart(recipe: Recipe) -> None:
+    """Refuse to write an evaluation over the model that it evaluates."""
+    model, output = (Path(name).expanduser().resolve() for name in (recipe.model.backbone, recipe.output_dir))
+    if model.is_dir() and (model == output or output in model.parents):
+        raise RunDirectoryError(
+            f"output_dir: {recipe.output_dir} holds the model that is evaluated; nothing was touched. Choose another one."
+        )
 
 
 def _finish(recipe: Recipe, directory: RunDirectory, metrics: dict[str, Any], state: PartialState) -> RunResult:
@@ -232,7 +265,8 @@ def needs_hub(recipe: Recipe) -> bool:
     """Return whether a recipe names anything that may have to come from the Hub."""
     kind, colon, _ = recipe.model.backbone.partition(":")
     local = colon and kind in ("package", "torchvision", "scratch")
-    return is_hub_source(recipe.data.source) or not (local or Path(recipe.model.backbone).expanduser().exists())
+    sources = [recipe.data.source, *recipe.evaluation.extra.values()]
+    return any(map(is_hub_source, sources)) or not (local or Path(recipe.model.backbone).expanduser().exists())
 
 
 def process_state(training: dict[str, Any]) -> PartialState:
@@ -285,10 +319,10 @@ def _environment(recipe: Recipe, splits: Splits, backbone: Backbone, state: Part
     }
 
 
-def _say_seen(seen: dict[str, int], splits: Splits, state: PartialState) -> None:
-    if not state.is_main_process:
-        return
-    for name, count in seen.items():
+def _say_seen(seen: dict[str, int] | None, splits: Splits) -> None:
+    if seen is None:
+        print("the training data of this model has changed: whether it knows these images cannot be said", file=sys.stderr)
+    for name, count in (seen or {}).items():
         print(
             f"warning: {count} of the {len(splits.table(name))} images of {name} were training images of this model: its "
             "figures there say how well it remembers",

@@ -148,6 +148,10 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"output_dir: cannot write to {self.root}: {error.strerror or error}") from None
 
+    def read_environment(self) -> dict[str, Any]:
+        """Return what is written down of where and on what a run was carried out; empty where nothing is yet."""
+        return json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.is_file() else {}
+
     def read_metrics(self) -> dict[str, Any]:
         """Return the metrics of a finished run."""
         return json.loads(self.metrics.read_text(encoding="utf-8"))

@@ -106,6 +106,14 @@ class Backbone:
         return Preprocessing(self.processor)
 
     @property
+    def parameter_count(self) -> int:
+        """How many parameters the network has; where its body is an ONNX graph, as many as the float network had."""
+        config: Any = getattr(self.model, "config", None)
+        if getattr(config, "library", None) == "onnx" and "parameters" in config.arguments:
+            return int(config.arguments["parameters"])
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
     def is_convolutional(self) -> bool:
         """Whether 2-D convolutions beyond patch embedding do the work, so that channels_last pays."""
         return sum(isinstance(module, nn.Conv2d) for module in self.model.modules()) > 2

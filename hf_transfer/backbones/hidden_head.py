@@ -40,16 +40,20 @@ def with_hidden_head(backbone: Backbone, class_names: list[str], hidden: list[di
     wrong = [key for key in result.missing_keys if not key.startswith(f"{path}.")] + list(result.unexpected_keys)
     if wrong:
         raise BackboneError(f"model.head.hidden: the network could not be rebuilt; {len(wrong)} tensors differ: {wrong[:3]}")
-    return Backbone(model, _saveable(backbone.processor), (f"network.{path}",), backbone.provenance)
+    return Backbone(model, saveable_processor(backbone.processor), (f"network.{path}",), backbone.provenance)
 
 
-def _saveable(processor: Any) -> Any:
-    """Return a processor with a file of its own: timm's lives in the stock config.json, which the wrapper does not have."""
+def saveable_processor(processor: Any) -> Any:
+    """Return a processor with a file of its own: timm's lives in the stock config.json, which our wrapper does not have.
+
+    Raises:
+        BackboneError: when it pads images with a border.
+    """
     data = getattr(processor, "data_config", None)
     if not data:
         return processor
     if data.get("crop_mode") == "border":
-        raise BackboneError("model.head.hidden: this checkpoint pads images with a border, which our wrapper cannot store")
+        raise BackboneError("model.backbone: this checkpoint pads images with a border, which our wrapper cannot store")
     height, width = data["input_size"][1:]
     scaled = {"height": int(height / data["crop_pct"]), "width": int(width / data["crop_pct"])}
     size = scaled if data.get("crop_mode") == "squash" else {"shortest_edge": min(scaled.values())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from pickle import UnpicklingError
@@ -126,6 +127,20 @@ def _locate(name: str, revision: str | None) -> tuple[str, Provenance]:
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BackboneError(f"model.backbone: expected a directory with a config.json, found no such directory: {name}")
     return name, _hub_provenance(name, revision)
+
+
+def checkpoint_digest(name: str) -> str | None:
+    """Return a hex digest of the files of a local checkpoint (not of its folders), None for what is no local directory."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(item for item in _model_directory(path).iterdir() if item.is_file()):
+        digest.update(f"\0{file.name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as content:
+            while block := content.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _model_directory(path: Path) -> Path:

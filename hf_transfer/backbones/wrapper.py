@@ -29,8 +29,8 @@ class TransferConfig(PreTrainedConfig):
     Args:
         library: "torchvision", "transformers" (which wraps timm's networks too), or "onnx" for a frozen graph and a head.
         architecture: torchvision's name of the network, or the model type of transformers; of a graph, what it was made from.
-        arguments: keyword arguments of torchvision's constructor, or the configuration of transformers; of a graph, {"bytes"},
-            its size.
+        arguments: keyword arguments of torchvision's constructor, or the configuration of transformers; of a graph, {"bytes",
+            "parameters"}, its size and the number of parameters of the network it was made from, head included.
         head: {"path", "in_features", "hidden", "pool", "cut"}: where the new head stands, what it is made of, whether maps are
             pooled in front of it, and whether the layers after it (the rest of the old classifier) are cut off.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ..errors import UserError, require
 from .predict import MODEL_HELP
@@ -26,18 +25,21 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    if options.top_k < 1:
-        raise UserError(f"--top-k: expected 1 or more, found {options.top_k}")
+    _check(options)
     require("gradio", "demo-ui", "the demo page")
-    from ..deploy.demo import about, build_demo, export_space, serve
+    from ..deploy.demo import about, build_demo, check_space, export_space, serve
+    from ..deploy.destination import expanded
     from ..deploy.predict import Classifier, choose_device, load_model
     from ..evaluation.labels import model_class_names
 
+    space = expanded(options.export) if options.export else None
+    if space:
+        check_space(space)
     device = choose_device(options.device)
     backbone = load_model(options.model)
     what = about(options.model, model_class_names(backbone.model.config))
-    if options.export:
-        export_space(backbone, what, Path(options.export), top_k=options.top_k)
+    if space:
+        export_space(backbone, what, space, top_k=options.top_k)
         print(f"{options.export}: a Space, ready to be pushed (hf upload OWNER/NAME {options.export} --repo-type space)")
         return 0
     page = build_demo(Classifier(backbone, device=device), what, top_k=options.top_k)
@@ -45,3 +47,11 @@ def _demo(options: argparse.Namespace) -> int:
     print(f"{what.title}: {address} (stop with Ctrl-C)", flush=True)
     page.block_thread()
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    wrong = [] if options.top_k >= 1 else [f"--top-k: expected 1 or more, found {options.top_k}"]
+    if options.port is not None and not 1 <= options.port <= 65535:
+        wrong.append(f"--port: expected a number from 1 to 65535, found {options.port}")
+    if wrong:
+        raise UserError("\n".join(wrong))

@@ -53,7 +53,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     overrides += [*more, *options.overrides]
     if not models:
         raise UserError(f"evaluate: expected a model, found only {listed(overrides)}")
-    data: list[dict[str, Any]] = [{"source": source} for source in sources] if sources else _own_data(models)
+    data: list[dict[str, Any]] = [{"source": source} for source in sources] if sources else _own_data(models, options.split)
     names = [Path(part.replace(":", "-").rstrip("/")).name for part in (models[0], data[0]["source"])]
     several = len(models) > 1 or len(data) > 1
     evaluation: dict[str, Any] = {"splits": [options.split], "label_map": _label_map(options.label_map)}
@@ -77,18 +77,23 @@ def _without_overrides(words: list[str]) -> tuple[list[str], list[str]]:
     return [word for word in words if word not in overrides], overrides
 
 
-def _own_data(models: list[str]) -> list[dict[str, Any]]:
+def _own_data(models: list[str], split: str) -> list[dict[str, Any]]:
     """Return the `data` section that runs were trained with, as a list of one."""
-    from ..recipe.trained_run import training_data
+    from ..recipe.trained_run import trained_run
 
-    found = {model: training_data(model) for model in models}
-    unknown = [model for model, data in found.items() if data is None]
+    found = {model: trained_run(model) for model in models}
+    unknown = [model for model, run in found.items() if run is None]
     if unknown:
         raise UserError(
             f"evaluate: expected --data SOURCE; only the directory of a training run says what to evaluate on, and "
             f"{listed(unknown)} is none"
         )
-    sections = [data.model_dump(mode="json") for data in found.values() if data is not None]
+    without = [model for model, run in found.items() if run is not None and split not in run.splits]
+    if without:
+        raise UserError(
+            f"evaluate: {listed(without)} scored no {split} split; choose another with --split, or say --data SOURCE"
+        )
+    sections = [run.data.model_dump(mode="json") for run in found.values() if run is not None]
     if any(section != sections[0] for section in sections):
         raise UserError("evaluate: the runs were trained on different data; say with --data what to evaluate them on")
     return sections[:1]

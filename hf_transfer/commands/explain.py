@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..run_directory import RunDirectory
+from .predict import MODEL_HELP
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -25,12 +26,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "explain",
         help="show what a model looked at",
         description="Draw where a model looked: a PNG for each image, and explanations.csv with the peak of each map. Without "
-        "IMAGES, MODEL is a run directory, and images of its test split are drawn into one picture, a row for each class.",
+        "PLACES, MODEL is a run directory, and images of its test split are drawn into one picture, a row for each class.",
     )
-    explain.add_argument(
-        "model", metavar="MODEL", help="run directory, model directory, Hub id, timm:, torchvision: or package:"
-    )
-    explain.add_argument("images", nargs="*", metavar="IMAGE", help="file, folder, pattern or http(s) address")
+    explain.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    explain.add_argument("images", nargs="*", metavar="PLACE", help="file, folder, quoted pattern or http(s) address")
     explain.add_argument("--method", default="gradcam", choices=METHODS, help="how to explain (default gradcam)")
     explain.add_argument(
         "--layers",
@@ -39,11 +38,14 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         help="last (default); several of first,second,third,last; or paths of modules: a map for each",
     )
     explain.add_argument("--target", default="predicted", metavar="CLASS", help="predicted (default), or a class of the model")
-    explain.add_argument("--top-k", type=int, default=1, metavar="K", help="explain the K most probable classes (default 1)")
     explain.add_argument(
-        "--output", metavar="DIR", help="where to write; by default explanations/, without IMAGES plots/ of the run"
+        "--top-k", type=int, default=1, metavar="K", help="explain the K most probable classes, 20 at most (default 1)"
+    )
+    explain.add_argument(
+        "--output", metavar="DIR", help="where to write; by default explanations/, without PLACES plots/ of the run"
     )
     explain.add_argument("--batch-size", type=int, default=8, metavar="N", help="images at a time (default 8)")
+    explain.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ...; by default the accelerator if there is one")
     explain.add_argument(
         "--faithfulness", action="store_true", help="compute insertion and deletion curves too (over 100 passes an image)"
     )
@@ -61,12 +63,14 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _explain_images(options: argparse.Namespace) -> int:
-    from ..data.loose_images import find_images
+    from ..data.loose_images import search
     from ..explain.records import TABLE, check_output, explain_files
 
-    images = find_images(options.images)
-    output = Path(options.output or "explanations")
-    check_output(output, overwrite=options.overwrite)
+    found = search(options.images)
+    images, output = found.images, Path(options.output or "explanations").expanduser()
+    check_output(output, images, overwrite=options.overwrite)
+    if found.passed_over:
+        print(f"passed over {found.passed_over} hidden or other files", file=sys.stderr)
     backbone, question = _load(options)
     rows, unreadable = explain_files(backbone, question, images, output, batch_size=options.batch_size)
     _report(rows, options.json, f"{len(images) - unreadable} pictures and {TABLE} in {output}")
@@ -76,15 +80,21 @@ def _explain_images(options: argparse.Namespace) -> int:
 
 
 def _explain_run(options: argparse.Namespace) -> int:
-    run = RunDirectory(Path(options.model))
-    output = Path(options.output) if options.output else run.plots
+    run = RunDirectory(Path(options.model).expanduser())
+    output = Path(options.output).expanduser() if options.output else run.plots
     _check_run(options, run, output)
     from ..evaluation.predictions import Predictions
     from ..explain.class_grid import PICTURE, explain_run
+    from ..explain.records import check_directory
 
+    check_directory(output)
     predictions = Predictions.read(run.predictions / "test.parquet")
     backbone, question = _load(options)
     rows, gone = explain_run(run, predictions, backbone, question, output)
+    if output == run.plots and run.is_finished:
+        from ..report.html_report import write_report
+
+        write_report(run.root)  # which shows the picture
     for name in gone:
         print(f"cannot read {name}", file=sys.stderr)
     _report(rows, options.json, f"{len(rows)} images in {output / PICTURE}")
@@ -124,15 +134,13 @@ def _report(rows: list[dict[str, Any]], as_json: bool, done: str) -> None:
 
 def _load(options: argparse.Namespace) -> tuple[Backbone, Question]:
     """Return the model on the device that computes, and what is asked of it."""
-    import torch
-
     from ..deploy.predict import choose_device, load_model
+    from ..evaluation.inference import prepare_model
     from ..explain.explanations import ask
 
+    device = choose_device(options.device)
     backbone = load_model(options.model)
-    backbone.model.float().to(choose_device(None))
-    if backbone.is_convolutional:
-        backbone.model.to(memory_format=torch.channels_last)
+    prepare_model(backbone.model, device, channels_last=backbone.is_convolutional)
     question = ask(
         backbone,
         options.method,

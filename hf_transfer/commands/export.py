@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--images",
         nargs="+",
         metavar="PLACE",
-        help="compare on these (files, folders, patterns) instead of the run's test split",
+        help="compare on these (file, folder, quoted pattern or address) instead of the run's test split",
     )
     export.add_argument("--output", metavar="DIR", help="by default RUN/export, for other models export-NAME")
     export.add_argument("--overwrite", action="store_true", help="replace an export that is there")
@@ -53,10 +53,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     formats = list(dict.fromkeys(part.strip() for part in options.format.split(",") if part.strip()))
-    run = Path(options.model).expanduser()
-    is_run = (run / "model" / "config.json").is_file()
+    from ..deploy.destination import expanded
+
+    run = expanded(options.model)
+    is_run = all((run / file).is_file() for file in ("recipe.json", "model/config.json"))
     name = Path(options.model.replace(":", "-")).name
-    output = Path(options.output) if options.output else run / "export" if is_run else Path(f"export-{name}")
+    output = expanded(options.output) if options.output else run / "export" if is_run else Path(f"export-{name}")
     if not options.images and not is_run:
         raise UserError(f"export: {options.model} is no run directory with images of its own; give some with --images PLACE")
     from ..deploy.export import check_output, export_model
@@ -93,10 +95,13 @@ def _places(places: list[str]) -> list[Image.Image]:
         UserError: where there are none, or naming one that cannot be read.
     """
     from ..data.images import decode_rgb
-    from ..data.loose_images import find_images
+    from ..data.loose_images import search
 
     images = []
-    for found in _spread(find_images(places)):
+    found_images, _, closed = search(places)
+    for folder, reason in closed:
+        print(f"cannot search {folder}: {reason}", file=sys.stderr)
+    for found in _spread(found_images):
         try:
             image = decode_rgb(found.encoded())
         except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
@@ -108,6 +113,8 @@ def _places(places: list[str]) -> list[Image.Image]:
 
 def _held_out(run: Path) -> list[Image.Image]:
     """Return images spread over the run's test split, or over its validation split where it has no test.
+
+    How many of them are gone is told.
 
     Raises:
         UserError: when the run has no predictions, or its images are gone.
@@ -127,10 +134,15 @@ def _held_out(run: Path) -> list[Image.Image]:
     predictions = Predictions.read(path)
     paths = dict(zip(predictions.sample_ids, predictions.paths, strict=True))
     wanted = _spread(predictions.sample_ids)
-    section = load_recipe(str(run / "recipe.json")).data if (run / "recipe.json").is_file() else None
-    found = read_images(section, wanted, paths, size=LARGEST_SIDE)
+    found = read_images(load_recipe(str(run / "recipe.json")).data, wanted, paths, size=LARGEST_SIDE)
     if not found:
         raise UserError(f"{run}: none of the images of its {path.stem} split can be found; give some with --images PLACE")
+    if len(found) < len(wanted):
+        print(
+            f"{len(wanted) - len(found)} of {len(wanted)} images of the {path.stem} split cannot be found or read any more; "
+            "compared on the others",
+            file=sys.stderr,
+        )
     return list(found.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     predict = commands.add_parser(
         "predict",
         help="classify images",
-        description="Classify images. Files that cannot be read are told and passed over; the exit status is then 1.",
+        description="Classify images. What cannot be read is told and passed over; the exit status is then 1.",
     )
     predict.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("places", nargs="+", metavar="PLACE", help="file, folder, quoted pattern or http(s) address")
@@ -45,11 +46,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def _predict(options: argparse.Namespace) -> int:
     _check(options)
     from ..data.loose_images import search
+    from ..deploy.destination import expanded
     from ..deploy.prediction_files import check_output
 
-    if options.output:
-        check_output(Path(options.output), overwrite=options.overwrite)
-    images, passed_over = search(options.places)
+    output = expanded(options.output) if options.output else None
+    if output:
+        check_output(output, overwrite=options.overwrite)
+    images, passed_over, closed = search(options.places)
     if passed_over:
         print(f"passed over {passed_over} hidden or other files", file=sys.stderr)
 
@@ -59,7 +62,7 @@ def _predict(options: argparse.Namespace) -> int:
     device = choose_device(options.device)
     backbone = load_model(options.model)
     class_names = model_class_names(backbone.model.config)
-    rows = predict_images(
+    predicted = predict_images(
         backbone,
         images,
         device=device,
@@ -67,13 +70,14 @@ def _predict(options: argparse.Namespace) -> int:
         top_k=options.top_k,
         precision=options.precision,
     )
+    rows = itertools.chain((Unreadable(folder, reason) for folder, reason in closed), predicted)
     from tqdm.auto import tqdm
 
     counts: Counter[str] = Counter()
     unreadable = 0
     quiet = None if options.output or not sys.stdout.isatty() else True  # a bar would run through the table
-    with _writer(options, [image.name for image in images], class_names) as write:
-        for row in tqdm(rows, total=len(images), desc="predict", unit="image", leave=False, disable=quiet):
+    with _writer(options, output, [image.name for image in images], class_names) as write:
+        for row in tqdm(rows, total=len(closed) + len(images), desc="predict", unit="image", leave=False, disable=quiet):
             write(row)
             if isinstance(row, Unreadable):
                 unreadable += 1
@@ -81,12 +85,14 @@ def _predict(options: argparse.Namespace) -> int:
                     print(f"cannot read {row.file}: {row.reason}", file=sys.stderr)
             else:
                 counts[row.classes[0]] += 1
-    if options.output:
+    if output:
         found = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(10))
         others = f" and {len(counts) - 10} more classes" if len(counts) > 10 else ""
-        print(f"{counts.total():,} predictions in {options.output}" + (f": {found}{others}" if found else ""))
-    if unreadable:
-        print(f"{unreadable:,} of {len(images):,} images could not be read", file=sys.stderr)
+        print(f"{counts.total():,} predictions in {output}" + (f": {found}{others}" if found else ""))
+    if closed:
+        print(f"{len(closed):,} folders could not be searched", file=sys.stderr)
+    if unreadable > len(closed):
+        print(f"{unreadable - len(closed):,} of {len(images):,} images could not be read", file=sys.stderr)
     return 1 if unreadable else 0
 
 
@@ -103,11 +109,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _writer(options: argparse.Namespace, files: Sequence[str], class_names: Sequence[str]) -> Iterator[RowWriter]:
+def _writer(
+    options: argparse.Namespace, output: Path | None, files: Sequence[str], class_names: Sequence[str]
+) -> Iterator[RowWriter]:
     from ..deploy.prediction_files import json_rows, prediction_file
 
-    if options.output:
-        with prediction_file(Path(options.output), class_names, options.top_k, logits=options.logits) as write:
+    if output:
+        with prediction_file(output, class_names, options.top_k, logits=options.logits) as write:
             yield write
     elif options.json:
         with json_rows(sys.stdout, logits=options.logits) as write:

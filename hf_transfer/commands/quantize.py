@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..deploy.destination import expanded
 from ..errors import UserError
+from .predict import MODEL_HELP
+from .printing import telling_the_card
 
 if TYPE_CHECKING:
-    import torch
-
     from ..data.transforms import Preprocessing
+    from ..deploy.quantize import LooseInputs
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -24,9 +26,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Write a copy of a model that computes with 8-bit integers, as ONNX for onnxruntime. The copy of a run's "
         "model is scored on the run's test images and compared with the float model by a paired test.",
     )
-    quantize.add_argument(
-        "model", metavar="MODEL", help="run directory, model directory, Hub id, timm:, torchvision: or package:"
-    )
+    quantize.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     quantize.add_argument(
         "--mode",
         choices=["static", "dynamic"],
@@ -40,7 +40,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "--images",
         nargs="+",
         metavar="PLACE",
-        help="static: calibrate with these images (file, folder, quoted pattern or address); by default a run's training split",
+        help="static: calibrate with these images (file, folder, quoted pattern or http(s) address), by default with a run's "
+        "training split; the copy of a model that is no run is compared with the float model on them, in either mode",
     )
     quantize.add_argument(
         "--seconds", type=float, default=10.0, metavar="S", help="about how long the comparison of speed may take (default 10)"
@@ -52,8 +53,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    root = Path(options.model).expanduser()
-    is_run = (root / "recipe.json").is_file()
+    root = expanded(options.model)
+    is_run = _is_run(root)
     output = _output(options, root, is_run)
     from ..errors import require
 
@@ -66,26 +67,36 @@ def _quantize(options: argparse.Namespace) -> int:
     backbone = load_model(options.model)
     mode = options.mode or natural_mode(backbone)
     count = options.calibration_images or CALIBRATION_IMAGES
-    if mode == "dynamic" and (options.images or options.calibration_images):
+    if mode == "dynamic" and options.calibration_images:
+        raise UserError("--calibration-images: dynamic quantization calibrates nothing; leave it out, or say --mode static")
+    if mode == "dynamic" and is_run and options.images:
         raise UserError(
-            "--images and --calibration-images: dynamic quantization needs no calibration images; leave them out, or say "
-            "--mode static"
+            "--images: dynamic quantization calibrates nothing, and the copy of a run is compared on the run's test images; "
+            "leave it out, or say --mode static"
         )
-    calibration = _read(options.images, count, backbone.preprocessing) if options.images else None
+    images = _find(options.images, count, backbone.preprocessing) if options.images else None
     if is_run:
-        report = quantize_run(
-            RunDirectory(root),
-            backbone,
-            output,
-            mode=mode,
-            calibration_images=count,
-            calibration=calibration,
-            seconds=options.seconds,
-        )
+        with telling_the_card(root):
+            report = quantize_run(
+                RunDirectory(root),
+                backbone,
+                output,
+                mode=mode,
+                calibration_images=count,
+                images=images,
+                seconds=options.seconds,
+            )
     else:
-        report = quantize_other(options.model, backbone, output, mode=mode, calibration=calibration, seconds=options.seconds)
+        report = quantize_other(options.model, backbone, output, mode=mode, images=images, seconds=options.seconds)
+    for name, reason in images.unreadable.items() if images else ():
+        print(f"left out {name}: {reason}", file=sys.stderr)
     print(json.dumps(report, indent=2) if options.json else _summary(report, output))
     return 0
+
+
+def _is_run(root: Path) -> bool:
+    """Return whether a folder is laid out as a run, its model in model/; a published model has its own files at the root."""
+    return (root / "recipe.json").is_file() and not (root / "config.json").is_file()
 
 
 def _output(options: argparse.Namespace, root: Path, is_run: bool) -> Path:
@@ -93,30 +104,19 @@ def _output(options: argparse.Namespace, root: Path, is_run: bool) -> Path:
     if options.calibration_images is not None and options.calibration_images < 1:
         raise UserError(f"--calibration-images: expected 1 or more, found {options.calibration_images}")
     if options.output:
-        return Path(options.output).expanduser()
+        return expanded(options.output)
     if not is_run:
         raise UserError(f"--output: say where to write; only for a run is there a default, and {options.model} is none")
     return root / "quantized"
 
 
-def _read(places: list[str], count: int, preprocessing: Preprocessing) -> tuple[list[str], list[torch.Tensor]]:
-    """Return the names of up to `count` images, evenly spread over those found, and batches of their inputs."""
-    import numpy as np
-
-    from ..data.loose_images import find_images, read_batches
+def _find(places: list[str], count: int, preprocessing: Preprocessing) -> LooseInputs:
+    """Return the inputs of up to `count` images, evenly spread over those found."""
+    from ..data.loose_images import find_images
+    from ..deploy.quantize import LooseInputs, calibration_rows
 
     found = find_images(places)
-    rows = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
-    names, batches = [], []
-    for batch in read_batches([found[row] for row in rows], preprocessing, 32, keep_images=False):
-        for name, reason in batch.unreadable:
-            print(f"left out {name}: {reason}", file=sys.stderr)
-        if batch.names:
-            names += batch.names
-            batches.append(batch.pixels)
-    if not names:
-        raise UserError(f"--images: none of the {len(rows)} images can be read")
-    return names, batches
+    return LooseInputs([found[row] for row in calibration_rows(found, count)], preprocessing)
 
 
 def _summary(report: dict[str, Any], output: Path) -> str:
@@ -135,7 +135,7 @@ def _summary(report: dict[str, Any], output: Path) -> str:
             f"McNemar p = {accuracy['p_value']:.3f}"
         )
     if same := report.get("same_class"):
-        lines.append(f"  agreement {same['count']} of {same['images']} images have the same class")
+        lines.append(f"  agreement {same['count']} of {same['images']} {same['measured_on']} have the same class")
     speed = report["speed"]
     for key, words in (("torch_fp32", "torch"), ("onnxruntime_fp32", "onnxruntime"), ("onnxruntime_int8", "int8")):
         found = speed[key]

@@ -38,8 +38,11 @@ def _report(options: argparse.Namespace) -> int:
     _stay_offline_if_need_be(run.section("data").get("source"))
     from ..report import write_plots, write_report
 
-    write_plots(root)
-    page = write_report(root, output)
+    try:
+        write_plots(root)
+        page = write_report(root, output)
+    except OSError as error:
+        raise UserError(f"report: cannot write to {error.filename or output or root}: {error.strerror or error}") from None
     pictures = sorted(str(path) for path in (root / "plots").glob("*.png"))
     if options.json:
         print(json.dumps({"report": str(page), "plots": pictures}, indent=2))

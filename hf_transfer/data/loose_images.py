@@ -10,16 +10,17 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import DataError
+from ..errors import DataError, listed
 from .folders import natural_order
 from .images import decode_rgb
 from .transforms import Preprocessing
@@ -65,10 +66,12 @@ class Found(NamedTuple):
     Args:
         images: the images, each once.
         passed_over: how many files of folders and patterns were left out: hidden ones, and those that are no images.
+        closed: (name, reason) of each folder that could not be searched.
     """
 
     images: list[LooseImage]
     passed_over: int
+    closed: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -98,24 +101,32 @@ def search(places: Sequence[str]) -> Found:
 
     A place is a file (taken whatever its suffix), a folder (searched to its bottom for the suffixes of all formats that Pillow
     decodes), a pattern such as `photos/**/*.jpg` (what it matches is treated likewise, but a file must have such a suffix), or
-    an http(s) address. Hidden files and folders are passed over unless named. The order is that of the places, and natural
-    ("10" after "9") inside each; a file that several places name comes once, the first time.
+    an http(s) address. Hidden files and folders are passed over unless named. Links to folders are followed, and each folder
+    is searched once, under whatever names it can be reached. The order is that of the places, and natural ("10" after "9")
+    inside each; a file that several places name comes once, the first time. Folders that cannot be searched are told, but for
+    those that a `*` of a pattern would lead through.
 
     Raises:
         DataError: naming all places where there is no image, with the reason of each.
     """
     images: dict[str, LooseImage] = {}
     passed_over: set[str] = set()
+    closed: dict[str, str] = {}
     problems = []
     for place in places:
-        found, ignored, problem = _at(place)
-        images |= {key: LooseImage(name) for key, name in found.items() if key not in images}
-        passed_over |= ignored
-        if problem:
-            problems.append(f"{place}: {problem}")
+        try:
+            found = _at(place)
+        except PermissionError as error:
+            problems.append(f"{place}: {error.strerror}")
+            continue
+        images |= {key: LooseImage(name) for key, name in found.images.items() if key not in images}
+        passed_over |= found.ignored
+        closed |= found.closed
+        if found.problem:
+            problems.append(f"{place}: {found.problem}")
     if problems:
         raise DataError("\n  - ".join(["expected images (a file, folder, pattern or http(s) address) at:", *problems]))
-    return Found(list(images.values()), len(passed_over - images.keys()))
+    return Found(list(images.values()), len(passed_over - images.keys()), list(closed.items()))
 
 
 def read_batches(
@@ -170,7 +181,7 @@ class _Read(NamedTuple):
 
 
 def _read(image: LooseImage, *, preprocessing: Preprocessing, keep_image: bool) -> _Read:
-    name = image.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = _printable(image.name)
     try:
         encoded = image.encoded()
         if not encoded:
@@ -199,58 +210,106 @@ def _batch(results: Iterator[_Read], preprocessing: Preprocessing) -> LooseBatch
     return LooseBatch(images, names, stacked, unreadable)
 
 
-def _at(place: str) -> tuple[dict[str, str], set[str], str]:
-    """Return the images at one place as {identity: name}, the identities of files passed over, and what is wrong, if so."""
+class _Place(NamedTuple):
+    """What is at one place.
+
+    Args:
+        images: identity to name.
+        ignored: identities of the files passed over.
+        closed: name of each folder that cannot be searched to its reason.
+        problem: why there is no image; empty where there is one.
+    """
+
+    images: dict[str, str]
+    ignored: frozenset[str] = frozenset()
+    closed: Mapping[str, str] = MappingProxyType({})
+    problem: str = ""
+
+    @classmethod
+    def of(cls, parts: Sequence[_Place], problem: str) -> _Place:
+        """Put parts together; of a file in several of them the first name counts."""
+        images: dict[str, str] = {}
+        closed: dict[str, str] = {}
+        for part in parts:
+            images |= {key: name for key, name in part.images.items() if key not in images}
+            closed |= part.closed
+        ignored = frozenset().union(*(part.ignored for part in parts))
+        if not images:
+            others = [f"{len(ignored)} other files"] if ignored else []
+            others += [f"{name} cannot be searched: {reason}" for name, reason in closed.items()]
+            problem += f" ({listed(others)})" if others else ""
+        return cls(images, ignored, closed, "" if images else problem)
+
+
+def _at(place: str) -> _Place:
+    """Return what is at one place.
+
+    Raises:
+        PermissionError: where it is not for this user to know.
+    """
     if "://" in place:
         parts = urllib.parse.urlsplit(place)
         if not _is_address(place) or not parts.hostname:
-            return {}, set(), "only http:// and https:// addresses are fetched"
-        return {place: place}, set(), ""
-    path = Path(place).expanduser()
+            return _Place({}, problem="only http:// and https:// addresses are fetched")
+        return _Place({place: place})
+    path = Path(os.path.expanduser(place))  # noqa: PTH111 (pathlib's raises for an unknown user)
     if path.is_dir():
-        found, ignored = _in_folder(path)
-        return found, ignored, "" if found else f"no image in this folder{_among(ignored)}"
+        return _Place.of([_in_folder(path)], "no image in this folder")
     if path.is_file():
-        return {_identity(path): str(path)}, set(), ""
+        return _Place({_identity(path): str(path)})
     if not glob.has_magic(place):
-        return {}, set(), "there is no such file or folder"
-    found, ignored = {}, set()
+        return _Place({}, problem="there is no such file or folder")
     # Path.glob would find hidden files too.
-    for match in sorted(glob.glob(str(path), recursive=True), key=natural_order):  # noqa: PTH207
-        if Path(match).is_dir():
-            inside, others = _in_folder(Path(match))
-        else:
-            inside, others = _of_files([match])
-        found |= {key: name for key, name in inside.items() if key not in found}
-        ignored |= others
-    return found, ignored, "" if found else f"no image matches this pattern{_among(ignored)}"
+    matches = sorted(glob.glob(str(path), recursive=True), key=natural_order)  # noqa: PTH207
+    found = [_in_folder(Path(match)) if Path(match).is_dir() else _of_files([match]) for match in matches]
+    return _Place.of(found, "no image matches this pattern")
 
 
-def _among(ignored: set[str]) -> str:
-    return f" ({len(ignored)} other files)" if ignored else ""
+def _in_folder(folder: Path) -> _Place:
+    files: list[str] = []
+    closed: dict[str, str] = {}
+    entered: set[str] = set()
 
+    def refused(error: OSError) -> None:
+        closed[_printable(str(error.filename))] = error.strerror or str(error)
 
-def _in_folder(folder: Path) -> tuple[dict[str, str], set[str]]:
-    files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:  # through another link, or round in a circle
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_order)
         files += [str(Path(parent, name)) for name in names]
-    return _of_files(sorted(files, key=natural_order))
+    found = _of_files(sorted(files, key=natural_order))
+    return found._replace(closed=closed)
 
 
-def _of_files(files: Sequence[str]) -> tuple[dict[str, str], set[str]]:
-    found, ignored = {}, set()
+def _of_files(files: Sequence[str]) -> _Place:
+    found: dict[str, str] = {}
+    ignored: set[str] = set()
     for file in files:
         path = Path(file)
-        if path.suffix.lower() in _suffixes() and not path.name.startswith(".") and path.is_file():
-            found[_identity(path)] = file
+        if path.suffix.lower() in _suffixes() and not path.name.startswith(".") and _may_be_file(path):
+            found.setdefault(_identity(path), file)
         else:
             ignored.add(_identity(path))
-    return found, ignored
+    return _Place(found, frozenset(ignored))
+
+
+def _may_be_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except PermissionError:  # reading it will tell
+        return True
 
 
 def _identity(path: Path) -> str:
-    return str(Path(os.path.normpath(path.absolute())))
+    return str(Path(os.path.realpath(path.parent), path.name))
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @functools.cache

@@ -15,13 +15,14 @@ from ..errors import RunDirectoryError, UserError, listed, require
 from ..evaluation.labels import model_class_names
 from ..evaluation.predictions import Predictions
 from ..run_directory import replacing
+from .destination import check_destination
 from .predict import Classifier
 
 if TYPE_CHECKING:
     import gradio as gr
 
 _EXAMPLES = 6
-_SECONDS_KEPT = 3600  # uploaded files
+_SWEEP_SECONDS, _SECONDS_KEPT = 300, 3600  # how often uploaded files are looked over, and how old they may be
 _LARGEST_FILE = "64mb"
 
 _SPACE_APP = '''"""Classify an image; see README.md."""
@@ -34,7 +35,8 @@ classifier = pipeline("image-classification", model="model")
 
 def classify(path):
     """Return the most probable classes of an image file with their probabilities."""
-    return {{answer["label"]: answer["score"] for answer in classifier(path, top_k={top_k})}} if path else None
+    # The most probable last: where two classes have one name, its probability is kept.
+    return {{answer["label"]: answer["score"] for answer in classifier(path, top_k={top_k})[::-1]}} if path else None
 
 
 gr.Interface(
@@ -144,7 +146,7 @@ def build_demo(classifier: Classifier, what: About, *, top_k: int = 5) -> gr.Blo
         return dict(reversed(list(zip(row.classes, row.probabilities, strict=True))))
 
     with gr.Blocks(
-        title=what.title, analytics_enabled=False, delete_cache=(_SECONDS_KEPT, _SECONDS_KEPT), fill_width=False
+        title=what.title, analytics_enabled=False, delete_cache=(_SWEEP_SECONDS, _SECONDS_KEPT), fill_width=False
     ) as page:
         gr.Markdown(f"# {what.title}\n\n{what.line}")
         with gr.Row(equal_height=True):
@@ -192,6 +194,19 @@ def serve(page: gr.Blocks, *, host: str = "127.0.0.1", port: int | None = None) 
     return address
 
 
+def check_space(directory: Path) -> None:
+    """Refuse a folder for a Space that holds something or cannot be written.
+
+    Raises:
+        UserError: saying which.
+    """
+    check_destination(directory / "app.py", "--export")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise UserError(
+            f"--export: expected a new or empty folder, found something in {directory.resolve()}; nothing was touched"
+        )
+
+
 def export_space(backbone: Backbone, what: About, directory: Path, *, top_k: int = 5) -> None:
     """Write what a Space of the Hub needs: app.py, requirements.txt, README.md with its header, the model, the examples.
 
@@ -202,14 +217,13 @@ def export_space(backbone: Backbone, what: About, directory: Path, *, top_k: int
         top_k: how many classes the page shows.
 
     Raises:
-        UserError: when gradio is not installed, or something is in the folder.
+        UserError: when gradio is not installed, something is in the folder, or nothing can be written there.
     """
     require("gradio", "demo-ui", "the demo page")
     import gradio as gr
 
-    directory = directory.expanduser().resolve()
-    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
-        raise UserError(f"--export: expected a new or empty folder, found something in {directory}; nothing was touched")
+    check_space(directory)
+    directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
     own_class = backbone.model.config.model_type == "hf_transfer"
     with replacing(directory) as space:
@@ -231,6 +245,7 @@ def export_space(backbone: Backbone, what: About, directory: Path, *, top_k: int
             *(["timm"] if backbone.model.config.model_type == "timm_wrapper" else []),
         ]
         packages += ["hf-transfer-learning"] if own_class else []
+        packages += ["onnxruntime"] if getattr(backbone.model.config, "library", None) == "onnx" else []
         (space / "requirements.txt").write_text("".join(f"{name}\n" for name in packages), encoding="utf-8")
         header = {"title": what.title, "sdk": "gradio", "sdk_version": gr.__version__, "app_file": "app.py", "pinned": False}
         provenance = backbone.provenance

@@ -27,7 +27,8 @@ from ..evaluation.inference import forward_logits, prepare_model
 from ..evaluation.labels import model_class_names
 from ..run_directory import write_json
 from ..training.hardware import device_name
-from .onnx_graph import DEFAULT_OPSET, LogitsOnly, cause, network_name, quiet_exporter, run_onnx, write_onnx
+from .destination import check_destination
+from .onnx_graph import DEFAULT_OPSET, LogitsOnly, cause, network_name, onnx_forward, quiet_exporter, run_onnx, write_onnx
 from .preprocessing_graph import add_preprocessing
 
 FORMATS = ("onnx", "torch_export")
@@ -79,13 +80,12 @@ class Parity:
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds an export already.
+    """Refuse a folder that holds an export already or cannot be written.
 
     Raises:
         UserError: naming what is there.
     """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output: {output} is a file; expected a folder or nothing")
+    check_destination(output / _REPORT, "--output")
     there = [path.name for path in _known_files(output) if path.exists()]
     if there and not overwrite:
         raise UserError(f"--output: {output} holds {listed(there)}; choose another folder, or replace them with --overwrite")
@@ -129,7 +129,7 @@ def export_model(
     """
     _check(formats, images, preprocessing)
     check_output(output, overwrite=overwrite)
-    prepare_model(backbone.model.float(), _CPU, channels_last=False)
+    prepare_model(backbone.model, _CPU, channels_last=False)
     missing = [folder for folder in (output, *output.parents) if not folder.exists()]
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -176,7 +176,7 @@ def _export(
         if kind == "onnx":
             metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
             write_onnx(LogitsOnly(backbone.model), example, path, opset=opset, metadata=metadata)
-            runs[kind] = _onnx_forward(path)
+            runs[kind] = onnx_forward(path)
         else:
             write_torch_export(LogitsOnly(backbone.model), example, path)
             runs[kind] = _torch_export_forward(path)
@@ -215,8 +215,15 @@ def _facts(backbone: Backbone) -> dict[str, Any]:
             "mean": [round(float(value), 6) for value in preprocessing.mean],
             "std": [round(float(value), 6) for value in preprocessing.std],
             "processor": type(preprocessing.processor).__name__,
+            "declared": declared_processor(preprocessing.processor),
         },
     }
+
+
+def declared_processor(processor: Any) -> dict[str, Any]:
+    """Return all that an image processor declares (sizes, crop, resampling, channel order), as JSON holds it, without paths."""
+    declared = {key: value for key, value in processor.to_dict().items() if not key.endswith("name_or_path")}
+    return json.loads(json.dumps(declared, default=str))
 
 
 def write_torch_export(module: nn.Module, example: torch.Tensor, path: Path) -> None:
@@ -240,11 +247,6 @@ def write_torch_export(module: nn.Module, example: torch.Tensor, path: Path) -> 
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # paths of this machine
         torch.export.save(program, path)
-
-
-def _onnx_forward(path: Path) -> Forward:
-    session = run_onnx(path)
-    return lambda pixels: session.run(None, {"pixel_values": pixels.contiguous().numpy()})[0]
 
 
 def _torch_export_forward(path: Path) -> Forward:

@@ -7,15 +7,16 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..errors import UserError, listed, require
+from ..errors import UserError, require
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -47,10 +48,8 @@ def write_onnx(
     example: torch.Tensor,
     path: Path,
     *,
-    input_name: str = "pixel_values",
     output_name: str = "logits",
     opset: int = DEFAULT_OPSET,
-    dynamic: Mapping[int, str] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a module as an ONNX file that takes any number of images, through `torch.export`.
@@ -63,27 +62,24 @@ def write_onnx(
         module: takes one tensor and returns one; weights in float32 on the CPU. It is put in eval mode.
         example: an input of the module, [n, ...]; its dtype and its other sizes become those of the file's input.
         path: the file; one that is there is replaced.
-        input_name: name of the input.
-        output_name: name of the output.
+        output_name: name of the output; that of the input is `pixel_values`.
         opset: version of ONNX's operators, one of `OPSETS`.
-        dynamic: axes of the input whose size is free, with a name for each; by default the batch, {0: "batch"}.
         metadata: names and values that the file is to carry (`session.get_modelmeta().custom_metadata_map`).
 
     Raises:
         UserError: when onnx or onnxscript is missing, the opset is none of `OPSETS`, or the network has an operation that
-            cannot be exported or that fixes the size of a dynamic axis.
+            cannot be exported or that fixes the number of images.
     """
     require("onnx", "export", "writing ONNX")
     require("onnxscript", "export", "writing ONNX")
     if opset not in OPSETS:
         raise UserError(f"opset: expected a number from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
-    axes = {0: "batch"} if dynamic is None else dict(dynamic)
-    if 0 in axes and len(example) == 1:
+    if len(example) == 1:
         example = example.repeat(2, *[1] * (example.ndim - 1))  # torch.export takes a size of 1 for a constant
     with quiet_exporter():
-        program = _export(module.eval(), example, axes, input_name, output_name, opset)
+        program = _export(module.eval(), example, output_name, opset)
         import onnx
-        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+        from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 
         ClearMetadataAndDocStringPass()(program.model)
         program.model.metadata_props.update(metadata or {})
@@ -95,12 +91,8 @@ def write_onnx(
                 written.replace(path.with_name(written.name))
 
 
-def run_onnx(path: Path, threads: int | None = None) -> InferenceSession:
-    """Return an onnxruntime session for an ONNX file, on the CPU.
-
-    Args:
-        path: the file.
-        threads: how many threads one operator may use; by default as many as torch uses in this process.
+def run_onnx(path: Path) -> InferenceSession:
+    """Return an onnxruntime session for an ONNX file, on the CPU, with as many threads as torch uses in this process.
 
     Raises:
         UserError: when onnxruntime is missing.
@@ -109,14 +101,19 @@ def run_onnx(path: Path, threads: int | None = None) -> InferenceSession:
     from onnxruntime import InferenceSession, SessionOptions
 
     options = SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3  # errors
     return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _export(
-    module: nn.Module, example: torch.Tensor, axes: dict[int, str], input_name: str, output_name: str, opset: int
-) -> Any:
+def onnx_forward(path: Path) -> Callable[[torch.Tensor], np.ndarray]:
+    """Return an ONNX file of one input and one output as a function of float32 [n, 3, height, width]."""
+    session = run_onnx(path)
+    name = session.get_inputs()[0].name
+    return lambda pixels: session.run(None, {name: pixels.contiguous().numpy()})[0]
+
+
+def _export(module: nn.Module, example: torch.Tensor, output_name: str, opset: int) -> Any:
     # Attention kernels lay out their result differently. Traced as plain mathematics, what follows makes no assumption
     # about it (the fused kernel of the CPU lets `reshape` be recorded as a view that fails for Swin and BEiT).
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
@@ -125,19 +122,18 @@ def _export(
                 module,
                 (example,),
                 dynamo=True,
-                input_names=[input_name],
+                input_names=["pixel_values"],
                 output_names=[output_name],
-                dynamic_shapes=({axis: torch.export.Dim(name) for axis, name in axes.items()},),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
                 opset_version=opset,
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
             raise UserError(f"{network_name(module)} cannot be exported to ONNX: {cause(error)}") from None
     assert program is not None
-    sizes = list(program.model.graph.inputs[0].shape or ())
-    fixed = [f"{name} ({sizes[axis]})" for axis, name in axes.items() if isinstance(sizes[axis], int)]
-    if fixed:  # the exporter's last resort, of which it says nothing
-        raise UserError(f"{network_name(module)} cannot be exported to ONNX: its computation fixes the size of {listed(fixed)}")
+    batch = next(iter(program.model.graph.inputs[0].shape or ()))
+    if isinstance(batch, int):  # the exporter's last resort, of which it says nothing
+        raise UserError(f"{network_name(module)} cannot be exported to ONNX: its computation fixes the size of batch ({batch})")
     return program
 
 

@@ -15,7 +15,7 @@ from ..backbones.backbone import Backbone
 from ..connection import go_offline_if_unreachable
 from ..data.loose_images import LooseImage, read_batches
 from ..errors import BackboneError, UserError
-from ..evaluation.inference import forward_logits, prepare_model
+from ..evaluation.inference import forward_logits, prepare_model, probabilities
 from ..evaluation.labels import model_class_names
 from ..training.hardware import bf16_pays, keep_freed_memory
 
@@ -67,9 +67,6 @@ class Classifier:
         self._layout = torch.channels_last if backbone.is_convolutional else torch.contiguous_format
         self._model = backbone.model
         prepare_model(self._model, device, channels_last=backbone.is_convolutional)
-        # As transformers.pipeline decides it.
-        several = getattr(backbone.model.config, "problem_type", None) == "multi_label_classification"
-        self._independent = several or len(self.class_names) == 1
 
     def logits(self, pixels: torch.Tensor) -> np.ndarray:
         """Return float32 logits [n, C] for float32 inputs [n, 3, height, width].
@@ -83,11 +80,6 @@ class Classifier:
             raise BackboneError("the model's logits are not finite: its weights are damaged, or its precision too low")
         return logits
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Return float64 probabilities [n, C]: softmax, or sigmoids for a model of several labels an image."""
-        scores = torch.from_numpy(logits).double()
-        return (scores.sigmoid() if self._independent else scores.softmax(dim=1)).numpy()
-
     def predictions(self, files: Sequence[str], pixels: torch.Tensor, top_k: int) -> Iterator[Prediction]:
         """Yield a row for each image of a batch.
 
@@ -97,9 +89,9 @@ class Classifier:
             top_k: how many classes a row names; all of them where there are fewer.
         """
         logits = self.logits(pixels)
-        probabilities = self.probabilities(logits)
+        scores = probabilities(logits, self._model.config)
         order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-        for file, best, row, chances in zip(files, order, logits, probabilities, strict=True):
+        for file, best, row, chances in zip(files, order, logits, scores, strict=True):
             yield Prediction(
                 file, tuple(self.class_names[label] for label in best), tuple(float(chances[label]) for label in best), row
             )
@@ -149,7 +141,10 @@ def load_model(name: str) -> Backbone:
 
     if not name:
         raise BackboneError("expected a model: run directory, model directory, Hub id, timm:, torchvision: or package:")
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:
+        raise BackboneError(f"model.backbone: '{name}' begins with the home folder of a user who does not exist") from None
     if path.is_dir():
         _refuse_run_without_model(path)
     elif name.partition(":")[0] not in ("package", "torchvision"):
@@ -164,12 +159,18 @@ def load_model(name: str) -> Backbone:
 
 
 def _refuse_run_without_model(path: Path) -> None:
-    if not (path / "recipe.json").is_file() or any((folder / "config.json").is_file() for folder in (path, path / "model")):
+    if any((folder / "config.json").is_file() for folder in (path, path / "model")):
         return
-    recipe = json.loads((path / "recipe.json").read_text(encoding="utf-8"))
-    strategy = recipe.get("strategy")
+    try:
+        recipe = json.loads((path / "recipe.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if not isinstance(recipe, dict) or not recipe.keys() & {"mode", "strategy"}:  # no recipe of ours
+        return
+    strategy, model = recipe.get("strategy"), recipe.get("model")
     if recipe.get("mode") == "evaluate":
-        reason = f"a run of mode 'evaluate' keeps none; give the model it scored, {recipe.get('model', {}).get('backbone')}"
+        scored = model.get("backbone") if isinstance(model, dict) else model
+        reason = f"a run of mode 'evaluate' keeps none; give the model it scored, {scored}"
     elif (strategy.get("name") if isinstance(strategy, dict) else strategy) == "knn":
         reason = "strategy 'knn' answers from its training images and has none; give a run of another strategy"
     else:

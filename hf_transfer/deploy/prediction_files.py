@@ -11,6 +11,7 @@ from typing import Any, Protocol, TextIO
 
 from ..errors import UserError
 from ..run_directory import replacing
+from .destination import check_destination
 from .predict import Prediction, Unreadable
 
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
@@ -25,13 +26,14 @@ class RowWriter(Protocol):
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that has no known format or would replace something.
+    """Refuse an output that has no known format, would replace something or cannot be written.
 
     Raises:
         UserError: saying which.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"--output: expected a file that ends in {', '.join(SUFFIXES)}; found {path}")
+    check_destination(path, "--output")
     if path.is_dir():
         raise UserError(f"--output: {path} is a folder; expected the name of a file")
     if path.exists() and not overwrite:

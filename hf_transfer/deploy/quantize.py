@@ -14,8 +14,8 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,10 +26,11 @@ from tqdm.auto import tqdm
 
 from ..backbones.backbone import Backbone
 from ..backbones.heads import initialize_head
-from ..backbones.hidden_head import _saveable
+from ..backbones.hidden_head import saveable_processor
 from ..backbones.transformers_models import label_arguments
 from ..backbones.wrapper import TransferConfig, TransferForImageClassification
 from ..data.dataset import ImageDataset
+from ..data.loose_images import LooseImage, read_batches
 from ..data.table import ImageTable
 from ..data.transforms import Preprocessing
 from ..errors import DataError, RunDirectoryError, UserError, listed, require
@@ -42,7 +43,8 @@ from ..metrics.arrays import predicted_classes
 from ..metrics.paired import compare_paired
 from ..run_directory import RunDirectory, replacing, write_json
 from ..training.hardware import device_name, keep_freed_memory
-from .onnx_graph import LogitsOnly, run_onnx, write_onnx
+from .destination import check_destination
+from .onnx_graph import LogitsOnly, onnx_forward, write_onnx
 
 if TYPE_CHECKING:
     from ..data.build import Splits
@@ -69,9 +71,9 @@ def megabytes(backbone: Backbone) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in backbone.model.state_dict().values()) / 1e6
 
 
-def calibration_rows(table: ImageTable, count: int = CALIBRATION_IMAGES) -> np.ndarray:
-    """Return the positions of the images that calibrate, int64: spread evenly over a table, the same at every call."""
-    return np.linspace(0, len(table) - 1, min(count, len(table))).astype(np.int64)
+def calibration_rows(images: Sized, count: int = CALIBRATION_IMAGES) -> np.ndarray:
+    """Return the positions of the images that calibrate, int64: spread evenly over a table or list, always the same."""
+    return np.linspace(0, len(images) - 1, min(count, len(images))).astype(np.int64)
 
 
 def calibration_batches(table: ImageTable, preprocessing: Preprocessing, rows: np.ndarray) -> Iterator[torch.Tensor]:
@@ -79,6 +81,41 @@ def calibration_batches(table: ImageTable, preprocessing: Preprocessing, rows: n
     data = ImageDataset(table, preprocessing)
     for part in np.array_split(rows, max(1, -(-len(rows) // _CALIBRATION_BATCH))):
         yield torch.stack([data[int(row)]["pixel_values"] for row in part])
+
+
+class LooseInputs:
+    """Inputs of images without labels, batch by batch: each pass reads them anew, so that only a few are held at a time.
+
+    Args:
+        images: what to read.
+        preprocessing: of the model.
+
+    Attributes:
+        names: the images that the last pass has read so far.
+        unreadable: name to reason of those that could not be read.
+    """
+
+    def __init__(self, images: Sequence[LooseImage], preprocessing: Preprocessing) -> None:
+        self.images = images
+        self.preprocessing = preprocessing
+        self.names: list[str] = []
+        self.unreadable: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Yield inputs, float32 [n, 3, height, width].
+
+        Raises:
+            UserError: when not one image can be read.
+        """
+        self.names.clear()
+        for batch in read_batches(self.images, self.preprocessing, _CALIBRATION_BATCH, keep_images=False):
+            self.unreadable |= dict(batch.unreadable)
+            self.names += batch.names
+            if batch.names:
+                yield batch.pixels
+        if not self.names:
+            first = ": ".join(next(iter(self.unreadable.items())))
+            raise UserError(f"--images: none of the {len(self.images)} images can be read ({first})")
 
 
 def quantize_model(
@@ -114,8 +151,10 @@ def quantized_backbone(backbone: Backbone, calibration: Iterable[torch.Tensor], 
         seed: of the head's initialisation.
 
     Raises:
-        UserError: when a package is missing, the network cannot be exported, or its head is more than linear.
+        UserError: when a package is missing, the network cannot be exported, its head is more than linear, or its image
+            processor cannot be saved beside our wrapper.
     """
+    processor = saveable_processor(backbone.processor)
     stock = backbone.model.config
     width = sum(head.in_features for head in probe_heads(backbone))
     with tempfile.TemporaryDirectory(prefix="quantize-") as directory:
@@ -126,24 +165,25 @@ def quantized_backbone(backbone: Backbone, calibration: Iterable[torch.Tensor], 
     config = TransferConfig(
         library="onnx",
         architecture=getattr(stock, "architecture", None) or stock.model_type,
-        arguments={"bytes": len(graph)},
+        arguments={"bytes": len(graph), "parameters": backbone.parameter_count},
         head={"path": "head", "in_features": width, "hidden": []},
         **label_arguments(model_class_names(stock)),
     )
     model = TransferForImageClassification(config)
     model.get_buffer("network.body.graph").copy_(graph)
     initialize_head(model.get_submodule("network.head"), seed)
-    return Backbone(model, _saveable(backbone.processor), ("network.head",), backbone.provenance)
+    return Backbone(model, processor, ("network.head",), backbone.provenance)
 
 
 def quantize_graph(source: Path, path: Path, *, mode: Mode, calibration: Iterable[torch.Tensor] = ()) -> None:
-    """Write an int8 copy of a float32 ONNX file, as ONNX with pairs of QuantizeLinear and DequantizeLinear.
+    """Write an int8 copy of a float32 ONNX file, as ONNX.
 
     Weights are int8 with a scale for each output channel (one scale for a whole depthwise convolution costs a third of the
     accuracy). Static: activations are uint8, between the smallest and the largest value that calibration images give, behind
     every operator that has an int8 kernel (with convolutions and linear layers alone, ranges would be those in front of the
-    activation function, which costs accuracy). Dynamic: linear layers only (convolutions would be slower than in float32),
-    activations uint8 by the range of each pass, so that an image's logits depend a little on the batch it comes in.
+    activation function, which costs accuracy); the file marks them by pairs of QuantizeLinear and DequantizeLinear. Dynamic:
+    linear layers only (convolutions would be slower than in float32), activations uint8 by the range of each pass, so that an
+    image's logits depend a little on the batch it comes in; the file holds DynamicQuantizeLinear and MatMulInteger.
 
     Args:
         source: the float32 file.
@@ -185,13 +225,13 @@ def quantize_graph(source: Path, path: Path, *, mode: Mode, calibration: Iterabl
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse a folder in which something would be lost; writes nothing.
+    """Refuse a folder that cannot be written, or in which something would be lost; writes nothing.
 
     Raises:
         UserError: naming what is there.
     """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output: {output} is a file; expected a folder or nothing")
+    check_destination(output / _GRAPH, "--output")
+    check_destination(output.absolute().parent, "--output")  # a folder that is there is replaced as a whole
     there = sorted(path.name for path in output.iterdir()) if output.is_dir() else []
     foreign = [name for name in there if name not in (_GRAPH, _REPORT, _PREDICTIONS)]
     if foreign:
@@ -207,7 +247,7 @@ def quantize_run(
     *,
     mode: Mode,
     calibration_images: int = CALIBRATION_IMAGES,
-    calibration: tuple[list[str], Iterable[torch.Tensor]] | None = None,
+    images: LooseInputs | None = None,
     seconds: float = 10.0,
 ) -> dict[str, Any]:
     """Quantize the model of a finished run, and score the copy on the run's test split beside the float model.
@@ -220,7 +260,7 @@ def quantize_run(
         output: the folder to write: model.int8.onnx, quantize.json, predictions/test.parquet; replaced when it is there.
         mode: "static" or "dynamic".
         calibration_images: how many images of the training split calibrate.
-        calibration: names of other images and batches of their inputs, to calibrate with instead.
+        images: other images, to calibrate with instead.
         seconds: about how long the comparison of speed may take.
 
     Returns:
@@ -231,12 +271,14 @@ def quantize_run(
     """
     float_predictions = _read_predictions(directory)
     splits = _splits_of(directory)
-    source, named = "other images", calibration
-    if named is None:
+    calibration: _Calibration | None = None
+    if mode == "static" and images is not None:
+        calibration = _Calibration("other images", images.names, images)
+    elif mode == "static":
         train = splits.tables["train"]
         rows = calibration_rows(train, calibration_images)
         names = [str(train.sample_ids[row]) for row in rows]
-        source, named = "training split", (names, calibration_batches(train, backbone.preprocessing, rows))
+        calibration = _Calibration("training split", names, calibration_batches(train, backbone.preprocessing, rows))
 
     def score(path: Path, folder: Path) -> dict[str, Any]:
         table = splits.tables["test"]
@@ -251,9 +293,9 @@ def quantize_run(
         )
         same = int((float_predictions.predicted == found.predicted).sum())
         accuracy = {"split": "test", **asdict(comparison), "difference_ci95": list(comparison.difference_ci95)}
-        return {"accuracy": accuracy, "same_class": {"images": len(table), "count": same}}
+        return {"accuracy": accuracy, "same_class": {"images": len(table), "count": same, "measured_on": "test images"}}
 
-    return _write(str(directory.root), backbone, output, mode, source, named, score, seconds)
+    return _write(str(directory.root), backbone, output, mode, calibration, score, seconds)
 
 
 def quantize_other(
@@ -262,7 +304,7 @@ def quantize_other(
     output: Path,
     *,
     mode: Mode,
-    calibration: tuple[list[str], list[torch.Tensor]] | None,
+    images: LooseInputs | None,
     seconds: float = 10.0,
 ) -> dict[str, Any]:
     """Quantize a model that is no run of ours; without labels, only the agreement with the float model is known.
@@ -272,23 +314,27 @@ def quantize_other(
         backbone: the classifier.
         output: the folder to write: model.int8.onnx, quantize.json.
         mode: "static" or "dynamic".
-        calibration: names of images and batches of their inputs; the agreement is measured on the same images.
+        images: what static quantization calibrates with; in either mode the agreement is measured on them. None, for dynamic
+            quantization alone, to measure none.
         seconds: about how long the comparison of speed may take.
 
     Raises:
         UserError: for static quantization without images, or a network that cannot be quantized.
     """
-    if calibration is None and mode == "static":
+    if images is None and mode == "static":
         raise UserError("static quantization needs calibration images, and the model is no run with a training split: --images")
 
     def score(path: Path, folder: Path) -> dict[str, Any]:
-        if calibration is None:
+        if images is None:
             return {}
         before, after = _torch_forward(backbone), onnx_forward(path)
-        same = sum(int((before(pixels).argmax(1) == after(pixels).argmax(1)).sum()) for pixels in calibration[1])
-        return {"same_class": {"images": len(calibration[0]), "count": same}}
+        same = [before(pixels).argmax(1) == after(pixels).argmax(1) for pixels in images]
+        agreement = np.concatenate(same)
+        measured_on = "calibration images" if mode == "static" else "other images"
+        return {"same_class": {"images": len(agreement), "count": int(agreement.sum()), "measured_on": measured_on}}
 
-    return _write(name, backbone, output, mode, "other images", calibration, score, seconds)
+    calibration = _Calibration("other images", images.names, images) if images is not None and mode == "static" else None
+    return _write(name, backbone, output, mode, calibration, score, seconds)
 
 
 def compare_speed(
@@ -330,13 +376,6 @@ def compare_speed(
         }
         for name in forwards
     }
-
-
-def onnx_forward(path: Path) -> Callable[[torch.Tensor], np.ndarray]:
-    """Return an ONNX file of one input and one output as a function of float32 [n, 3, height, width]."""
-    session = run_onnx(path)
-    name = session.get_inputs()[0].name
-    return lambda pixels: session.run(None, {name: pixels.numpy()})[0]
 
 
 class _Features(nn.Module):
@@ -384,31 +423,48 @@ class _Reader:
         return {self.name: batch.contiguous().numpy()}
 
 
+@dataclass(frozen=True)
+class _Calibration:
+    """What fixes the ranges of activations.
+
+    Args:
+        source: where the images are from.
+        names: theirs; complete when the batches have been read.
+        batches: their inputs, float32 [n, 3, height, width].
+    """
+
+    source: str
+    names: list[str]
+    batches: Iterable[torch.Tensor]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the report says of it."""
+        return {"source": self.source, "images": len(self.names), "names": list(self.names)}
+
+
 def _write(
     name: str,
     backbone: Backbone,
     output: Path,
     mode: Mode,
-    source: str,
-    calibration: tuple[list[str], Iterable[torch.Tensor]] | None,
+    calibration: _Calibration | None,
     score: Callable[[Path, Path], dict[str, Any]],
     seconds: float,
 ) -> dict[str, Any]:
     """Quantize, score, time, and put the folder in place when all of it is there."""
     keep_freed_memory()
-    names, batches = calibration if calibration is not None and mode == "static" else ([], ())
     output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(output) as folder, tempfile.TemporaryDirectory(prefix="quantize-") as scratch:
         folder.mkdir()
         path, exact = folder / _GRAPH, Path(scratch, "model.onnx")
-        quantize_model(backbone, path, mode=mode, calibration=batches, exact=exact)
+        quantize_model(backbone, path, mode=mode, calibration=calibration.batches if calibration else (), exact=exact)
         preprocessing = backbone.preprocessing
         report = {
             "model": name,
             "mode": mode,
             "weights": "int8, per channel",
             "activations": "uint8",
-            "calibration": {"source": source, "images": len(names), "names": names} if names else None,
+            "calibration": calibration.facts() if calibration else None,
             "class_names": model_class_names(backbone.model.config),
             "input": {
                 "name": "pixel_values",
@@ -417,6 +473,7 @@ def _write(
                 "mean": preprocessing.mean.tolist(),
                 "std": preprocessing.std.tolist(),
             },
+            "processor": _processor_facts(backbone),
             "size_mb": {
                 "float": megabytes(backbone),
                 "int8": path.stat().st_size / 1e6,
@@ -440,6 +497,12 @@ def _write(
         }
         write_json(folder / _REPORT, report)
     return report
+
+
+def _processor_facts(backbone: Backbone) -> dict[str, Any]:
+    """Return the settings of the image processor, so that images can be prepared without the checkpoint."""
+    settings = json.loads(backbone.processor.to_json_string())
+    return {key: value for key, value in settings.items() if not key.endswith("name_or_path")}
 
 
 def _torch_forward(backbone: Backbone) -> Callable[[torch.Tensor], np.ndarray]:

@@ -12,6 +12,7 @@ import torch
 from ..backbones.backbone import Backbone
 from ..data.build import Splits
 from ..data.table import ImageTable
+from ..errors import BackboneError
 from ..metrics import classification_metrics, classification_metrics_from_probabilities
 from ..metrics.arrays import predicted_classes
 from ..metrics.intervals import newcombe_difference, wilson_interval
@@ -74,6 +75,12 @@ def evaluate_splits(
                 backbone.model, backbone.preprocessing, table, TTA[tta], description=f"evaluate {split}", **passes
             )
             logits = tta_scores(views)
+        if not np.isfinite(logits).all():
+            raise BackboneError(
+                f"model.backbone: {backbone.provenance.name} gives logits that are not finite for "
+                f"{int((~np.isfinite(logits)).any(axis=1).sum())} of the {len(table)} images of {split}: its weights are "
+                "damaged, or its training diverged"
+            )
         metrics = score_split(
             split, alignment.apply(logits), splits, predictions if write else None, probabilities=not alignment.exact
         )

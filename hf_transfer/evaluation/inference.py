@@ -102,8 +102,8 @@ def predict_views(
 
 
 def prepare_model(model: Any, device: torch.device, *, channels_last: bool) -> None:
-    """Put a model in eval mode on a device, in the memory layout it computes in."""
-    model.eval().to(device)
+    """Put a model in eval mode on a device, in float32 (a checkpoint may be saved in half) and the layout it computes in."""
+    model.float().eval().to(device)
     if channels_last:
         model.to(memory_format=torch.channels_last)
 
@@ -118,6 +118,23 @@ def forward_logits(model: Any, pixels: torch.Tensor, device: torch.device) -> np
     """
     with torch.no_grad(), full_precision(device):
         return model(pixel_values=pixels.to(device, non_blocking=True)).logits.float().cpu().numpy()
+
+
+def probabilities(logits: np.ndarray, config: Any) -> np.ndarray:
+    """Return what a model says of each class: the softmax of its logits, or sigmoids where classes don't exclude each other.
+
+    Sigmoids it is, as in `transformers.pipeline`, for a model of several labels an image and for one with a single logit.
+
+    Args:
+        logits: [n, C].
+        config: the model's.
+
+    Returns:
+        float64 [n, C].
+    """
+    scores = torch.from_numpy(logits).double()
+    independent = getattr(config, "problem_type", None) == "multi_label_classification" or scores.shape[1] == 1
+    return (scores.sigmoid() if independent else scores.softmax(dim=1)).numpy()
 
 
 @contextlib.contextmanager

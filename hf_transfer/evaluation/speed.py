@@ -6,9 +6,7 @@ The network alone is timed, on pixels that are where it computes; decoding and p
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import gc
 import math
 import statistics
 import time
@@ -21,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones.backbone import Backbone
+from ..backbones.onnx_body import OnnxBody
 from ..errors import UserError
 from ..training.hardware import device_name, peak_memory_mb, reset_peak_memory
 from .inference import full_precision, prepare_model
@@ -44,9 +43,10 @@ class Speed:
         images_per_second: throughput at `batch_size`, from the median seconds of a batch.
         batch_size: the batch size of the best throughput among those tried.
         throughput: (batch size, images per second) of each batch size tried, from fewer timings.
-        parameters: all of them.
-        macs: multiply-adds of one image, in convolutions, matrix products and attention; other operations are not counted.
-        flops: floating-point operations of one image, two for a multiply-add.
+        parameters: all of them; of a quantized network, those of the float one.
+        macs: multiply-adds of one image, in convolutions, matrix products and attention; other operations are not counted. None
+            where an ONNX graph computes, whose operations torch does not see.
+        flops: floating-point operations of one image, two for a multiply-add; None likewise.
         peak_memory_mb: on a GPU, of tensors allocated during the measurement; on a CPU, resident memory of the whole process,
             libraries included, during the measurement (on Linux; elsewhere since the process started).
         precision: "fp32", or the dtype of autocast, "bf16" or "fp16".
@@ -62,8 +62,8 @@ class Speed:
     batch_size: int
     throughput: tuple[tuple[int, float], ...]
     parameters: int
-    macs: int
-    flops: int
+    macs: int | None
+    flops: int | None
     peak_memory_mb: float
     precision: str
     device: str
@@ -101,7 +101,6 @@ def measure_speed(
     end = time.perf_counter() + seconds
     prepare_model(backbone.model, device, channels_last=backbone.is_convolutional)
     clock = _Clock(backbone, device)
-    _return_freed_memory()
     reset_peak_memory(device)
     with torch.no_grad(), _arithmetic(device, precision):
         latency = clock.timings(1, 0.3 * seconds)
@@ -128,8 +127,8 @@ def measure_speed(
         images_per_second=images_per_second or throughput[best],
         batch_size=best,
         throughput=tuple(throughput.items()),
-        parameters=sum(parameter.numel() for parameter in backbone.model.parameters()),
-        macs=flops // 2,
+        parameters=backbone.parameter_count,
+        macs=None if flops is None else flops // 2,
         flops=flops,
         peak_memory_mb=peak,
         precision=precision,
@@ -139,13 +138,17 @@ def measure_speed(
     )
 
 
-def count_flops(backbone: Backbone, device: torch.device) -> int:
+def count_flops(backbone: Backbone, device: torch.device) -> int | None:
     """Return the floating-point operations of one image: two for each multiply-add of convolutions, matrix products, attention.
+
+    None where an ONNX graph computes: torch sees nothing of its operations.
 
     Args:
         backbone: its model is on `device`, in eval mode.
         device: where to compute.
     """
+    if any(isinstance(module, OnnxBody) for module in backbone.model.modules()):
+        return None
     # Attention as plain matrix products, because torch has no formula for every fused kernel.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         backbone.model(pixel_values=_pixels(backbone, 1, device))
@@ -242,13 +245,6 @@ def _arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     dtype = _AUTOCAST[precision]
     with full_precision(device) if dtype is None else torch.autocast(device.type, dtype):
         yield
-
-
-def _return_freed_memory() -> None:
-    """Give memory that is kept for later back to the system, so that it is not taken for this model's."""
-    gc.collect()
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _nothing() -> None:

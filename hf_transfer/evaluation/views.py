@@ -136,8 +136,8 @@ class Corruption:
     Args:
         name: one of `CORRUPTIONS`.
         severity: 1 to 5.
-        shorter_side: larger images are first reduced to this, the scale at which the network sees them.
-        interpolation: how they are reduced.
+        shorter_side: images are first brought to this, the scale at which the network sees them.
+        interpolation: how they are brought there.
         seed: of the noise, together with name, severity and sample id.
     """
 
@@ -148,8 +148,8 @@ class Corruption:
     seed: int = 0
 
     def __call__(self, image: Image.Image, sample_id: str) -> Image.Image:
-        """Return the corrupted image, its shorter side at most `shorter_side` pixels."""
-        if min(image.size) > self.shorter_side:
+        """Return the corrupted image, its shorter side `shorter_side` pixels."""
+        if min(image.size) != self.shorter_side:
             image = transforms.resize(image, [self.shorter_side], self.interpolation)
         corrupt, constants = _CORRUPTIONS[self.name]
         key = sample_seed(self.seed, self.severity, f"{self.name}/{sample_id}")

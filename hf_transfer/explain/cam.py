@@ -40,7 +40,7 @@ def class_activation_maps(
         layer: path of the module whose output is read; the last of the backbone's CAM layers by default.
 
     Returns:
-        float32 [n, h, w], zero or more, neither normalised nor resized. Row 0 is the top of the image.
+        float32 [n, h, w] on the CPU, zero or more, neither normalised nor resized. Row 0 is the top of the image.
 
     Raises:
         UserError: for an unknown method or layer, or a layer that puts out no maps or does not lead to the logits.
@@ -64,7 +64,7 @@ def class_activation_maps(
     maps, slopes = (to_maps(tensor, size, layer, module).float() for tensor in (output.detach(), gradients))
     if len(maps) != len(pixels):
         raise UserError(f"layer '{layer}' puts out {len(maps)} maps for {len(pixels)} images; choose one outside the windows")
-    return METHODS[method](maps, slopes).clamp_min(0)
+    return METHODS[method](maps, slopes).clamp_min(0).cpu()
 
 
 def depths(backbone: Backbone) -> dict[str, str]:
@@ -147,13 +147,16 @@ def _hires_cam(maps: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
 def _eigen_cam(maps: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
     """Eigen-CAM (Muhammad and Yeasin 2020, arXiv 2008.00299): A projected on its first right singular vector.
 
-    The vector's sign is arbitrary: it is chosen so that the map's sum is positive.
+    The vector's sign is arbitrary: it is chosen so that the map's sum is positive. Of activations that are not finite the map
+    is NaN.
     """
     cells = maps.flatten(2).transpose(1, 2)
+    finite = cells.isfinite().all(dim=2).all(dim=1)[:, None]
+    cells = torch.where(finite[:, :, None], cells, 0.0)
     direction = torch.linalg.svd(cells, full_matrices=False).Vh[:, 0]
     projection = torch.einsum("nlc,nc->nl", cells, direction)
     sign = torch.where(projection.sum(1, keepdim=True) < 0, -1.0, 1.0)
-    return (projection * sign).unflatten(1, maps.shape[2:])
+    return torch.where(finite, projection * sign, torch.nan).unflatten(1, maps.shape[2:])
 
 
 METHODS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

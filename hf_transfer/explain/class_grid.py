@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..backbones.backbone import Backbone
-from ..data.lookup import read_images
+from ..data.lookup import each_image
 from ..errors import UserError, listed
 from ..evaluation.labels import model_class_names
 from ..evaluation.predictions import Predictions
@@ -23,7 +23,6 @@ from .view import View
 
 MOST_CLASSES = 12
 PICTURE = "explanations.png"
-_ANY_SIZE = 2**16  # more than any side that Pillow decodes: images come as large as they are
 
 
 def explain_run(
@@ -52,26 +51,34 @@ def explain_run(
             f"{run.root}: the classes of its data set ({listed(predictions.class_names)}) are not those of its model "
             f"({listed(class_names)}), it was scored through a label map; name images to explain."
         )
-    section, view = load_recipe(run.recipe).data, View(backbone.preprocessing)
+    chosen = {
+        label: [predictions.sample_ids[position] for position in positions]
+        for label, positions in choose_images(predictions).items()
+    }
+    wanted = [sample_id for ids in chosen.values() for sample_id in ids]
+    paths = dict(zip(predictions.sample_ids, predictions.paths, strict=True))
+    found = {  # inputs only: the images themselves may be large
+        sample_id: (image.size, backbone.preprocessing(image))
+        for sample_id, image in each_image(load_recipe(run.recipe).data, wanted, paths)
+    }
+    gone = [sample_id for sample_id in wanted if sample_id not in found]
+    view = View(backbone.preprocessing)
     sheet: list[Row] = []
     rows: list[dict[str, Any]] = []
-    gone: list[str] = []
     with evaluating(backbone.model):
-        for label, positions in tqdm(choose_images(predictions).items(), desc="explain", leave=False, disable=None):
-            paths = {predictions.sample_ids[position]: predictions.paths[position] for position in positions}
-            found = read_images(section, list(paths), paths, size=_ANY_SIZE)
-            gone += [sample_id for sample_id in paths if sample_id not in found]
-            if not found:
+        for label, members in tqdm(chosen.items(), desc="explain", leave=False, disable=None):
+            ids = [sample_id for sample_id in members if sample_id in found]
+            if not ids:
                 continue
-            ids = [sample_id for sample_id in paths if sample_id in found]
             names = [paths[sample_id] or sample_id for sample_id in ids]
-            pixels = torch.stack([backbone.preprocessing(found[sample_id]) for sample_id in ids])
-            images = explain_batch(backbone, view, question, names, [found[sample_id].size for sample_id in ids], pixels)
+            sizes, inputs = zip(*(found[sample_id] for sample_id in ids), strict=True)
+            images = explain_batch(backbone, view, question, names, sizes, torch.stack(inputs))
             sheet.append(_row(class_names.index(predictions.class_names[label]), images, class_names))
             rows += [row for image in images for row in rows_of(image, question, class_names, PICTURE)]
     if not sheet:
         raise UserError(f"{run.root}: its test images cannot be read any more ({listed(gone, 3)}); name images to explain.")
     output.mkdir(parents=True, exist_ok=True)
+    (output / TABLE).unlink(missing_ok=True)  # an interruption leaves no table of other pictures
     draw_sheet(sheet, _heading(predictions, question), output / PICTURE)
     with writing_table(output / TABLE) as table:
         table.writerows(rows)

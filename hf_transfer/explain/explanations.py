@@ -11,15 +11,20 @@ import numpy as np
 import torch
 
 from ..backbones.backbone import Backbone
+from ..backbones.onnx_body import OnnxBody
 from ..data.dataset import sample_seed
 from ..errors import UserError, listed, nearest
+from ..evaluation.inference import full_precision, probabilities
 from ..evaluation.labels import model_class_names
-from .cam import depths, submodule
+from .cam import DEPTHS, depths, in_eval_mode, submodule
 from .faithfulness import insertion_deletion
 from .integrated_gradients import completeness_delta
 from .maps import Method, blank_reason, method_named, normalized, peak, upsampled
 from .overlay import Row, Tile
 from .view import View
+
+MOST_CLASSES = 20
+"""How many classes one picture explains, a row for each."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Explanation:
         layer_name: what a picture calls it.
         raw: float32 [h, w], as the method returned it.
         blank: why the map explains nothing; None for one that does.
-        peak: (x, y) of the centre of the largest cell in pixels of the input; None for a blank map.
+        peak: (x, y) of the centre of the largest cell in pixels of the input, see `maps.peak`; None for a blank map.
         original_peak: the same place in pixels of the original image.
         scores: areas under the curves, completeness delta; whatever was computed.
     """
@@ -116,6 +121,10 @@ def ask(
         UserError: listing everything that does not fit.
     """
     kind = method_named(method)
+    if kind.inside and any(isinstance(module, OnnxBody) for module in backbone.model.modules()):
+        raise UserError(
+            "--method: this model's backbone is an ONNX graph: it has no gradient and no layers to read; use --method occlusion"
+        )
     classes = model_class_names(backbone.model.config)
     problems = []
     if not kind.layered and layers != "last":
@@ -124,8 +133,13 @@ def ask(
         problems.append(f"--target, --top-k: {method} does not explain a class; leave them out")
     if target != "predicted" and target not in classes:
         problems.append(f"--target: '{target}' is not a class of the model{nearest(target, classes)}: {listed(classes)}")
-    if not 1 <= top_k <= len(classes):
-        problems.append(f"--top-k: expected 1 to {len(classes)}, the number of classes, found {top_k}")
+    if not 1 <= top_k <= min(MOST_CLASSES, len(classes)):
+        most = (
+            f"{MOST_CLASSES} (a picture has a row for each)"
+            if len(classes) > MOST_CLASSES
+            else f"{len(classes)}, the number of classes"
+        )
+        problems.append(f"--top-k: expected 1 to {most}, found {top_k}")
     if target != "predicted" and top_k != 1:
         problems.append("--target, --top-k: name one class, or explain the most probable ones, not both")
     found: list[tuple[str, str | None]] = []
@@ -143,16 +157,14 @@ def ask(
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Put a model in eval mode without gradients of its parameters, and leave it as it was found."""
-    modes = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for parameter, requires_grad in wanted.items():
-            parameter.requires_grad_(requires_grad)
+    with in_eval_mode(model):
+        model.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter, requires_grad in wanted.items():
+                parameter.requires_grad_(requires_grad)
 
 
 def explain_batch(
@@ -163,7 +175,7 @@ def explain_batch(
     sizes: Sequence[tuple[int, int]],
     pixels: torch.Tensor,
 ) -> list[ExplainedImage]:
-    """Explain some images.
+    """Explain some images, in full precision; probabilities are those of `predict`.
 
     Args:
         backbone: the model, float32, in eval mode.
@@ -174,23 +186,28 @@ def explain_batch(
         pixels: float32 [n, 3, H, W], preprocessed.
     """
     pixels = pixels.to(backbone.model.device)
-    with torch.no_grad():
-        probabilities = backbone.model(pixel_values=pixels).logits.cpu().double().softmax(dim=-1)
-    if question.target is None:
-        wanted = probabilities.topk(question.top_k, dim=1).indices
-    else:
-        wanted = torch.full((len(pixels), 1), question.target)
     found: list[list[Explanation]] = [[] for _ in names]
-    for targets in wanted.T:
-        for layer_name, layer in question.layers:
-            maps = question.kind.maps(backbone, pixels, targets.to(pixels.device), layer)
-            scores = _scores(backbone, question, names, pixels, targets, maps)
-            for index, raw in enumerate(maps):
-                target = int(targets[index]) if question.kind.of_class else None
-                found[index].append(_explanation(view, target, (layer_name, layer), raw, sizes[index], pixels, scores[index]))
+    with full_precision(pixels.device):
+        with torch.no_grad():
+            logits = backbone.model(pixel_values=pixels).logits.float().cpu()
+        if question.target is None:
+            wanted = logits.topk(question.top_k, dim=1).indices
+        else:
+            wanted = torch.full((len(pixels), 1), question.target)
+        for targets in wanted.T:
+            for layer_name, layer in question.layers:
+                maps = question.kind.maps(backbone, pixels, targets.to(pixels.device), layer)
+                scores = _scores(backbone, question, names, pixels, targets, maps)
+                for index, raw in enumerate(maps):
+                    target = int(targets[index]) if question.kind.of_class else None
+                    found[index].append(
+                        _explanation(view, target, (layer_name, layer), raw, sizes[index], pixels, scores[index])
+                    )
     return [
-        ExplainedImage(name, view.picture(image), shares.numpy(), explanations)
-        for name, image, shares, explanations in zip(names, pixels, probabilities, found, strict=True)
+        ExplainedImage(name, view.picture(image), shares, explanations)
+        for name, image, shares, explanations in zip(
+            names, pixels, probabilities(logits.numpy(), backbone.model.config), found, strict=True
+        )
     ]
 
 
@@ -276,6 +293,8 @@ def _with_probability(image: ExplainedImage, target: int | None, class_names: Se
 
 def _layer(backbone: Backbone, name: str) -> tuple[str, str]:
     """Return what a picture calls a layer, and its path; the layer is named by its depth or by its path."""
+    if name in DEPTHS and not backbone.cam_layers:
+        raise UserError(f"{backbone.provenance.name} has no layer of maps that could be found; name one by its path")
     path = depths(backbone).get(name, name)
     submodule(backbone, path)
     return (name, path) if name == path else (f"{name}: {path}", path)

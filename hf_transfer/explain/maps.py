@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 from ..backbones.backbone import Backbone
@@ -19,6 +21,7 @@ _CONSTANT = 1e-5
 # A map with more cells than this shows single pixels; the few largest would leave everything else dark.
 _FINE = 4096
 _FINE_QUANTILE = 0.995
+_PLATEAU = 0.99  # of the largest value
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ class Method:
         maps: (backbone, pixels [n, 3, H, W], targets [n], layer) -> float32 [n, h, w] on the CPU, larger where the input counts
             more, negative where it speaks against the target; the layer is None for a method without layers.
         layered: whether it reads a layer of the network.
+        inside: whether it reads anything inside the network: a layer, attention, gradients.
         of_class: whether it explains a class; otherwise targets are ignored.
     """
 
     maps: MapFunction
     layered: bool = False
+    inside: bool = True
     of_class: bool = True
 
 
@@ -70,7 +75,7 @@ METHODS: dict[str, Method] = {
     },
     "rollout": Method(_rollout, of_class=False),
     "integrated_gradients": Method(_integrated_gradients),
-    "occlusion": Method(_occlusion),
+    "occlusion": Method(_occlusion, inside=False),
 }
 
 
@@ -108,16 +113,21 @@ def is_blank(raw: torch.Tensor) -> bool:
 
 
 def peak(raw: torch.Tensor, size: tuple[int, int]) -> tuple[float, float]:
-    """Return (x, y) of the centre of a map's largest cell, in pixels of the input.
+    """Return (x, y) of the place where a map is largest, in pixels of the input: the centre of its largest cell.
 
-    The centre of the first pixel is (0.5, 0.5).
+    Where activations saturate (ReLU6), many cells are as good as largest: of those within 1 % of the largest that are
+    connected with it, it is the cell nearest to their mean. The centre of the first pixel is (0.5, 0.5).
 
     Args:
         raw: float32 [h, w], not blank.
         size: (height, width) of the input.
     """
-    row, column = divmod(int(raw.argmax()), raw.shape[1])
-    return (column + 0.5) * size[1] / raw.shape[1], (row + 0.5) * size[0] / raw.shape[0]
+    values = raw.cpu().numpy()
+    regions, _ = ndimage.label(values >= _PLATEAU * values.max())
+    rows, columns = np.nonzero(regions == regions.flat[values.argmax()])
+    nearest_cell = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
+    y, x = rows[nearest_cell] + 0.5, columns[nearest_cell] + 0.5
+    return float(x * size[1] / raw.shape[1]), float(y * size[0] / raw.shape[0])
 
 
 def upsampled(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

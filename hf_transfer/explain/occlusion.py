@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from ..backbones.backbone import Backbone
+from ..evaluation.inference import probabilities
 
 Fill = Literal["mean", "black"]
 
@@ -73,15 +74,15 @@ def covering_colour(backbone: Backbone, fill: Fill) -> torch.Tensor:
 
 
 def target_probabilities(backbone: Backbone, pixels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return the probability of each image's target class: float64 [n] on the CPU.
+    """Return the probability of each image's target class, without gradient: float64 [n] on the CPU.
 
     Args:
         backbone: the model, in eval mode.
         pixels: float32 [n, 3, H, W] on the model's device.
         targets: int64 [n].
     """
-    logits = backbone.model(pixel_values=pixels).logits.cpu().double()  # some accelerators have no float64
-    return logits.softmax(dim=-1).gather(1, targets.cpu()[:, None])[:, 0]
+    logits = backbone.model(pixel_values=pixels).logits.float().cpu().numpy()
+    return torch.from_numpy(probabilities(logits, backbone.model.config)).gather(1, targets.cpu()[:, None])[:, 0]
 
 
 def _spans(length: int, cells: int, window: int) -> list[slice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 from ..backbones.backbone import Backbone
 from ..data.loose_images import LooseImage, read_batches
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..evaluation.labels import model_class_names
 from ..run_directory import replacing
 from .explanations import ExplainedImage, Question, evaluating, explain_batch, short_name, strip_of
@@ -20,6 +21,8 @@ from .overlay import draw_sheet
 from .view import View
 
 TABLE = "explanations.csv"
+SUFFIX = ".explained.png"
+_LONGEST = 200  # bytes of a stem; file systems allow 255 of a name, and a number, the suffix and a temporary name come to it
 COLUMNS = (
     "file",
     "picture",
@@ -79,6 +82,8 @@ def explain_files(
             sizes = [image.size for image in batch.images]
             for explained in explain_batch(backbone, view, question, batch.names, sizes, batch.pixels):
                 picture = names.of(explained.name)
+                if not rows:
+                    (output / TABLE).unlink(missing_ok=True)  # an interruption leaves no table of other pictures
                 draw_sheet(*strip_of(explained, question, class_names), output / picture)
                 found = rows_of(explained, question, class_names, picture)
                 table.writerows(found)
@@ -87,19 +92,50 @@ def explain_files(
     return rows, unreadable
 
 
-def check_output(directory: Path, *, overwrite: bool) -> None:
+def check_output(directory: Path, images: Sequence[LooseImage] = (), *, overwrite: bool) -> None:
     """Refuse to write among a user's files.
 
+    Args:
+        directory: where to write.
+        images: what is to be explained.
+        overwrite: whether files of the same name may be replaced.
+
     Raises:
-        UserError: when the directory cannot be one, or holds something and `overwrite` was not asked for.
+        UserError: when the directory cannot be one or be written to, holds something and `overwrite` was not asked for, or
+            holds images to be explained that have the names of pictures or of the table.
     """
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"--output: {directory} is a file; expected a directory or nothing")
+    check_directory(directory)
     if directory.is_dir() and any(directory.iterdir()) and not overwrite:
         raise UserError(
             f"--output: {directory} is not empty; nothing was touched. Choose another directory, or replace files of the same "
             "name with --overwrite."
         )
+    endangered = [image.name for image in images if _could_be_replaced(Path(image.name), directory.resolve())]
+    if endangered:
+        raise UserError(
+            f"--output: {listed(endangered, 3)}: among the images to explain, and could be replaced by a picture; nothing was "
+            "touched. Choose another directory."
+        )
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a directory that cannot be made or written to.
+
+    Raises:
+        UserError: naming what stands in the way.
+    """
+    there = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UserError(f"--output: {there} is a file; expected a directory or nothing")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--output: cannot write to {there}: Permission denied")
+
+
+def _could_be_replaced(image: Path, directory: Path) -> bool:
+    """Return whether an image, or the file that it is a link to, lies in a directory under the name of an output."""
+    return any(
+        path.parent.resolve() == directory and path.name.lower().endswith((SUFFIX, TABLE)) for path in (image, image.resolve())
+    )
 
 
 class PictureNames:
@@ -109,15 +145,15 @@ class PictureNames:
         self._given: set[str] = set()
 
     def of(self, name: str) -> str:
-        """Return a file name for the picture of an image: its own stem, with a number where that was given before."""
-        stem = Path(short_name(name)).stem
-        stem = re.sub(r"[^\w.() -]", "_", stem)[:120].strip(" .") or "image"
+        """Return a file name for the picture of an image: STEM.explained.png, with a number where that was given before."""
+        stem = re.sub(r"[^\w.() -]", "_", Path(short_name(name)).stem)
+        stem = stem.encode()[:_LONGEST].decode(errors="ignore").strip(" .") or "image"
         number, found = 1, stem
         while found.lower() in self._given:
             number += 1
             found = f"{stem}-{number}"
         self._given.add(found.lower())
-        return f"{found}.png"
+        return f"{found}{SUFFIX}"
 
 
 def rows_of(image: ExplainedImage, question: Question, class_names: Sequence[str], picture: str) -> list[dict[str, Any]]:

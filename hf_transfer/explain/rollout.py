@@ -37,8 +37,8 @@ def attention_rollout(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
         pixels: float32 [n, 3, H, W], preprocessed, on the network's device.
 
     Returns:
-        float32 [n, h, w], zero or more, one value a patch, row 0 at the top of the image. What the tokens in front keep is
-        missing from its sum of 1.
+        float32 [n, h, w] on the CPU, zero or more, one value a patch, row 0 at the top of the image. What the tokens in front
+        keep is missing from its sum of 1.
 
     Raises:
         UserError: for a network whose blocks don't all attend over the same tokens of the whole image.
@@ -50,7 +50,7 @@ def attention_rollout(backbone: Backbone, pixels: torch.Tensor) -> torch.Tensor:
     size = (pixels.shape[2], pixels.shape[3])
     prefix, height, width = token_grid(rollout.product.shape[1], size, f"attention of {backbone.provenance.name}")
     rows = rollout.product[:, 0] if prefix else rollout.product.mean(1)
-    return rows[:, prefix:].unflatten(1, (height, width))
+    return rows[:, prefix:].unflatten(1, (height, width)).cpu()
 
 
 class _Rollout(TorchFunctionMode):

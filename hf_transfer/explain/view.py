@@ -14,8 +14,9 @@ Line = tuple[float, float]
 class View:
     """The way between original images and the inputs that a checkpoint's preprocessing makes of them.
 
-    Nothing is known about the processor. It is shown ramps of an image's size, and the part of the image that it keeps is read
-    off; it is shown red, and the order of its channels is read off.
+    Nothing is known about the processor. It is shown white and black of an image's size, and where the input shows the image is
+    read off; it is shown ramps, and the part of the image that it keeps is read off; it is shown red, and the order of its
+    channels is read off.
 
     Args:
         preprocessing: of the checkpoint.
@@ -43,21 +44,29 @@ class View:
             (x, y) in pixels of the original image, inside it.
         """
         if size not in self._lines:
-            self._lines[size] = (self._line(size, axis=0), self._line(size, axis=1))
+            shown = self._shows_image(size)
+            self._lines[size] = (self._line(size, shown, axis=0), self._line(size, shown, axis=1))
         lines = self._lines[size]
         x, y = (line[0] * value + line[1] for line, value in zip(lines, point, strict=True))
         return min(max(x, 0.0), float(size[0])), min(max(y, 0.0), float(size[1]))
 
-    def _line(self, size: tuple[int, int], axis: int) -> Line:
+    def _shows_image(self, size: tuple[int, int]) -> np.ndarray:
+        """Return which pixels of the input show the image and nothing of what a processor pads with: bool [H, W]."""
+        black = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+        return (self._seen(black + np.uint8(255)) - self._seen(black)).mean(axis=0) > 1 - 1 / 255
+
+    def _line(self, size: tuple[int, int], shown: np.ndarray, axis: int) -> Line:
         """Return slope and intercept of: place in the original = slope * place in the input + intercept; axis 0 is x."""
         length = size[axis]
         shares = (np.arange(length) + 0.5) / length
         ramp = np.rint(255 * shares).astype(np.uint8)
         ramp = ramp[None, :, None] if axis == 0 else ramp[:, None, None]
-        seen = self._seen(np.broadcast_to(ramp, (size[1], size[0], 3))).mean(axis=(0, 1 + axis))
+        values = self._seen(np.broadcast_to(ramp, (size[1], size[0], 3))).mean(axis=0)
+        count = shown.sum(axis=axis)
+        seen = (values * shown).sum(axis=axis) / np.maximum(count, 1)
         places = np.arange(len(seen)) + 0.5
-        # Beyond the centres of the outermost pixels, and where a processor pads, the ramp goes on level.
-        inside = (seen > shares[0] + 1 / 255) & (seen < shares[-1] - 1 / 255)
+        # Beyond the centres of the outermost pixels the ramp goes on level.
+        inside = (count > 0) & (seen > shares[0] + 1 / 255) & (seen < shares[-1] - 1 / 255)
         if inside.sum() < 2:
             return length / len(seen), 0.0
         slope, intercept = np.polyfit(places[inside], seen[inside] * length, 1)

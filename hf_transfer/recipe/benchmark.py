@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,11 +54,13 @@ def parse_any(raw: dict[str, Any], overrides: Sequence[str] = (), source: str = 
     cells = []
     for d, data in enumerate(datas):
         for m, model in enumerate(models):
-            place = f"{raw.get('output_dir')}/{data_names[d]}/{model_names[m]}"
+            cell = {**raw, "model": model, "data": data}
+            if isinstance(raw.get("output_dir"), str) and raw["output_dir"]:
+                cell["output_dir"] = f"{raw['output_dir']}/{data_names[d]}/{model_names[m]}"
             try:
-                cells.append(parse_recipe({**raw, "model": model, "data": data, "output_dir": place}, source=source))
+                cells.append(parse_recipe({key: cell[key] for key in cell if key in raw}, source=source))
             except RecipeError as error:
-                positions = {key: n for key, n in (("model", m), ("data", d)) if isinstance(raw[key], list)}
+                positions = {key: n for key, n in (("model", m), ("data", d)) if isinstance(raw.get(key), list)}
                 found = [Problem(_placed(problem.path, positions), problem.message) for problem in error.problems]
                 problems += [problem for problem in found if problem not in problems]
     if problems:
@@ -82,5 +85,7 @@ def _names(sections: list[Any], key: str) -> list[str]:
         value = str(section.get(key)) if isinstance(section, dict) else "unnamed"
         last = value.rstrip("/").rpartition("/")[2]
         name = re.sub(r"[^\w.-]+", "-", last).strip("-.") or "unnamed"
-        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+        taken = {other.casefold() for other in names}  # some disks take A and a for the same name
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        names.append(name if name.casefold() not in taken else next(n for n in numbered if n.casefold() not in taken))
     return names

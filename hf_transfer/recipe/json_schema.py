@@ -17,6 +17,9 @@ def json_schema() -> str:
     strategy = schema["properties"]["strategy"]
     names = schema["$defs"]["Strategy"]["properties"]["name"]["enum"]
     schema["properties"]["strategy"] = {"anyOf": [strategy, {"enum": names}]}
+    for name in ("model", "data"):  # several of them are a benchmark
+        one = schema["properties"][name]
+        schema["properties"][name] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

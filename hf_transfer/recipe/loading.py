@@ -109,20 +109,22 @@ def _check_across(recipe: Recipe) -> list[Problem]:
         problems.append(
             Problem("features.label_quality", f"expected false except for 'linear_probe' and 'knn'; found '{strategy}'")
         )
-    if strategy == "knn":
+    if strategy in ("knn", "quantized_probe"):
+        words = "trains nothing" if strategy == "knn" else "fits a linear head on features that are computed once"
         problems += [
-            Problem(f"training.{name}", "strategy 'knn' trains nothing; remove it")
+            Problem(f"training.{name}", f"strategy '{strategy}' {words}; remove it")
             for name in recipe.training
             if name not in FEATURE_FIELDS
         ]
         if preset != "none":
-            problems.append(Problem("augment.preset", f"expected 'none' for strategy 'knn'; found '{preset}'"))
+            problems.append(Problem("augment.preset", f"expected 'none' for strategy '{strategy}'; found '{preset}'"))
         augment = {f"augment.{name}": getattr(recipe.augment, name) for name in ("mixup", "cutmix", "erasing")}
         unused = augment | {"early_stopping": recipe.early_stopping, "ema": recipe.ema, "loss": recipe.loss != Loss()}
-        problems += [Problem(path, "strategy 'knn' trains nothing; remove it") for path, value in unused.items() if value]
+        problems += [Problem(path, f"strategy '{strategy}' {words}; remove it") for path, value in unused.items() if value]
         if recipe.model.head.hidden:
-            problems.append(Problem("model.head.hidden", "strategy 'knn' has no head; remove it"))
-    if strategy in ("knn", "two_phase") and not recipe.features.cache:
+            head = "has no head" if strategy == "knn" else "has a linear head"
+            problems.append(Problem("model.head.hidden", f"strategy '{strategy}' {head}; remove it"))
+    if strategy in ("knn", "quantized_probe", "two_phase") and not recipe.features.cache:
         problems.append(Problem("features.cache", f"expected true for strategy '{strategy}'; found false"))
     if strategy == "two_phase" and recipe.model.head.hidden:
         problems.append(
@@ -135,7 +137,14 @@ def _check_mode(recipe: Recipe) -> list[Problem]:
     """Return what belongs to the other mode."""
     section, train = recipe.evaluation, recipe.mode == "train"
     if not train:
-        return [Problem("evaluation.calibrate", "changes a model that is trained; leave it out")] if section.calibrate else []
+        problems = []
+        if section.calibrate:
+            problems.append(Problem("evaluation.calibrate", "changes a model that is trained; leave it out"))
+        if section.tta != "none" and section.corruptions:
+            problems.append(
+                Problem("evaluation.tta", "corrupted images are scored in one view; score them in a run of their own")
+            )
+        return problems
     asked = {"tta": section.tta != "none", "corruptions": section.corruptions, "speed": section.speed}
     problems = [
         Problem(f"evaluation.{key}", "belongs to mode 'evaluate'; evaluate the run when it is done (hf-transfer evaluate)")
@@ -174,7 +183,7 @@ def _check_strategy(recipe: Recipe) -> list[Problem]:
         for key, heeding in _HEEDED.items()
         if name not in heeding and getattr(section, key) != getattr(default, key)
     ]
-    if name in ("linear_probe", "knn"):
+    if name in ("linear_probe", "knn", "quantized_probe"):
         problems += [
             Problem(f"strategy.{key}", f"strategy '{name}' trains no layer below the head; remove it")
             for key in ("layer_decay", "frozen_batch_norm")

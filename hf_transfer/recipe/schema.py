@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION: Literal[1] = 1
+_RESERVED = ("train", "validation", "test", "cost", "speed", "temperature")  # what metrics.json holds besides further test sets
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -225,7 +226,7 @@ class Augment(Section):
     """What training images go through; evaluation images never do."""
 
     preset: AugmentPreset = Field(
-        "basic", description="The augmentation preset; where nothing is said, linear_probe and knn have none."
+        "basic", description="The augmentation preset; where nothing is said, linear_probe, knn and quantized_probe have none."
     )
     mixup: float = Field(0.0, ge=0.0, description="Beta parameter of mixup; 0 is off.")
     cutmix: float = Field(
@@ -317,10 +318,9 @@ class Evaluation(Section):
     @classmethod
     def _extra_names_are_free(cls, extra: dict[str, str]) -> dict[str, str]:
         for name in extra:
-            if name in ("train", "validation", "test", "cost", "speed") or not re.fullmatch(r"[\w-]+", name):
+            if name in _RESERVED or not re.fullmatch(r"[\w-]{1,64}", name):
                 raise ValueError(
-                    "expected names of letters, digits, _ and -, other than train, validation, test, cost and speed; "
-                    f"found '{name}'"
+                    f"expected names of up to 64 letters, digits, _ and -, other than {', '.join(_RESERVED)}; found '{name}'"
                 )
         return extra
 
@@ -385,7 +385,7 @@ class Recipe(Section):
         if isinstance(value, dict):
             strategy, augment = value.get("strategy"), value.get("augment", {})
             name = strategy.get("name") if isinstance(strategy, dict) else strategy
-            if name in ("linear_probe", "knn") and isinstance(augment, dict):
+            if name in ("linear_probe", "knn", "quantized_probe") and isinstance(augment, dict):
                 return {**value, "augment": {"preset": "none", **augment}}
         return value
 

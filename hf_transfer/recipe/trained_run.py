@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from .schema import Data
 
 
-def training_data(checkpoint: str) -> Data | None:
-    """Return the `data` section that a run was trained with; None for a checkpoint that is no training run's directory."""
+@dataclass(frozen=True)
+class TrainedRun:
+    """A directory that training left.
+
+    Args:
+        data: the `data` section of its recipe.
+        splits: what was evaluated when training was over.
+        fingerprint: digest of everything it read; None where the run was cut off before that was written.
+    """
+
+    data: Data
+    splits: tuple[str, ...]
+    fingerprint: str | None
+
+
+def trained_run(checkpoint: str) -> TrainedRun | None:
+    """Return what is known of a run; None for a checkpoint that is no directory of a training run of this format."""
     try:
-        recipe = json.loads((Path(checkpoint).expanduser() / "recipe.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        root = Path(checkpoint).expanduser()
+        recipe = json.loads((root / "recipe.json").read_text(encoding="utf-8"))
+        if recipe["mode"] != "train":
+            return None
+        data, splits = Data.model_validate(recipe["data"]), tuple(map(str, recipe["evaluation"]["splits"]))
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError):
         return None
-    if not isinstance(recipe, dict) or recipe.get("mode") != "train" or "data" not in recipe:
-        return None
-    return Data.model_validate(recipe["data"])
+    try:
+        environment = json.loads((root / "environment.json").read_text(encoding="utf-8"))
+        fingerprint = str(environment["data_fingerprint"])
+    except (OSError, ValueError, LookupError, TypeError):
+        fingerprint = None
+    return TrainedRun(data, splits, fingerprint)

@@ -10,7 +10,7 @@ from typing import Any
 from ..run_directory import replacing, write_json
 from .formats import NOTHING, count, interval, number
 from .markdown import escape, table
-from .saved_run import SavedRun
+from .saved_run import SavedRun, read_object
 
 # The columns of a row that are shown to people; CSV and JSON have every key.
 _SHOWN: tuple[tuple[str, str], ...] = (
@@ -35,8 +35,8 @@ _SHOWN: tuple[tuple[str, str], ...] = (
 _SCORES = ("n", "skipped", "accuracy", "accuracy_ci95", "top5_accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
 
 
-def benchmark_row(run: Path) -> dict[str, Any]:
-    """Return what the table says of one evaluation, from its run directory.
+def benchmark_row(run: Path, root: Path) -> dict[str, Any]:
+    """Return what the table of a benchmark in `root` says of one evaluation, from its run directory.
 
     Accuracy and the other scores are those of the test split, or of the first one that was evaluated; `latency_ms` and
     `latency_p95_ms` at batch 1 and `images_per_second` at the best `batch_size` are there where speed was measured.
@@ -46,9 +46,14 @@ def benchmark_row(run: Path) -> dict[str, Any]:
     scores, cost = saved.splits[split], saved.cost
     found = saved.metrics.get("speed")
     speed: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    model, data = saved.section("model"), saved.section("data")
     row: dict[str, Any] = {
-        "model": saved.section("model").get("backbone"),
-        "data": saved.section("data").get("source"),
+        "run": run.relative_to(root).as_posix(),
+        "model": model.get("backbone"),
+        "revision": model.get("revision"),
+        "crop_pct": model.get("crop_pct"),
+        "data": data.get("source"),
+        "config_name": data.get("config_name"),
         "split": split,
         **{key: scores.get(key) for key in _SCORES},
         "majority_baseline": scores.get("majority_baseline"),
@@ -69,10 +74,10 @@ def benchmark_row(run: Path) -> dict[str, Any]:
     for name, further in saved.splits.items():
         shift = further.get("shift")
         if isinstance(shift, Mapping):
-            row |= {f"{name}_accuracy": further.get("accuracy"), f"{name}_shift": shift.get("accuracy")}
+            row |= {f"extra.{name}.accuracy": further.get("accuracy"), f"extra.{name}.shift": shift.get("accuracy")}
     for corruption, severities in (scores.get("robustness") or {}).items():
         reached = [found["accuracy"] for found in severities.values()]
-        row[f"{corruption}_accuracy"] = sum(reached) / len(reached)
+        row[f"corrupted.{corruption}.accuracy"] = sum(reached) / len(reached)
     return row
 
 
@@ -89,6 +94,16 @@ def write_benchmark(root: Path, description: str, rows: Sequence[dict[str, Any]]
             writer.writerow([cell for key in columns for cell in _split_cells(key, row.get(key))])
     with replacing(root / "benchmark.md") as temporary:
         temporary.write_text(_markdown(description, ordered, failed), encoding="utf-8")
+
+
+def read_benchmark(root: Path) -> list[dict[str, Any]]:
+    """Return the rows of a benchmark that is there, none where there is none.
+
+    Raises:
+        RunDirectoryError: when its benchmark.json is damaged.
+    """
+    path = root / "benchmark.json"
+    return list(read_object(path)["rows"]) if path.is_file() else []
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -125,9 +140,8 @@ def _markdown(description: str, rows: Sequence[dict[str, Any]], failed: Sequence
 
 def _columns(rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """Return the columns that some row fills, those of further test sets and corruptions at the end."""
-    known = dict(_SHOWN)
-    further = dict.fromkeys(key for row in rows for key in row if key.endswith(("_accuracy", "_shift")) and key not in _SCORES)
-    columns = [*_SHOWN, *((key, key.replace("_", " ")) for key in further if key not in known)]
+    further = dict.fromkeys(key for row in rows for key in row if key.startswith(("extra.", "corrupted.")))
+    columns = [*_SHOWN, *((key, key.partition(".")[2].replace(".", " ").replace("_", " ")) for key in further)]
     return [(key, title) for key, title in columns if any(row.get(key) is not None for row in rows)]
 
 
@@ -156,7 +170,7 @@ def _cell(key: str, value: Any) -> str:
         return interval(value)
     if key in ("n", "parameters", "batch_size"):
         return count(value)
-    if key.endswith("_shift"):
+    if key.endswith(".shift"):
         return f"{value:+.4f}"
     return number(value, 1 if key in ("latency_ms", "latency_p95_ms", "images_per_second", "peak_memory_mb") else 4)
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..run_directory import replacing
 from .names import plain
 
 if TYPE_CHECKING:
@@ -77,8 +78,9 @@ def new_figure(width: float, height: float, *, layout: Literal["constrained"] | 
 def save_figure(figure: Figure, output: Path) -> None:
     """Write a figure as PNG of exactly its own size; equal figures give equal bytes."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    # Level 3 takes half the time of zlib's default here; sheets of photos even come out smaller.
-    figure.savefig(output, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
+    with replacing(output) as temporary:
+        # Level 3 takes half the time of zlib's default here; sheets of photos even come out smaller.
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
 
 
 def literal(text: object) -> str:

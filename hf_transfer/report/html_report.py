@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RunDirectoryError
 from ..run_directory import replacing
 from . import html_tables as tables
 from .card_metadata import data_name
@@ -50,6 +51,8 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     run = SavedRun.read(run_dir)
     page = _environment().get_template(_TEMPLATE).render(**_content(run))
     target = run.path / REPORT if output is None else Path(output)
+    if target.is_dir():
+        raise RunDirectoryError(f"{target}: expected a file to write the report into, found a directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         # A lone surrogate, which JSON can hold, is no character that a file can.

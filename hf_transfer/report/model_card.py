@@ -243,7 +243,7 @@ def _skipped(run: SavedRun) -> str:
 
 def _selection(run: SavedRun) -> str:
     if run.evaluates_only:
-        return f"Nothing was trained or selected on these images.{_label_map(run)}"
+        return f"Nothing was trained here.{_seen(run)}{_label_map(run)}"
     logged = {row.split for row in run.history}
     if "validation" not in run.splits and "validation" not in logged:
         return "There is no validation split: nothing was selected by a score on images held out from training."
@@ -259,6 +259,22 @@ def _selection(run: SavedRun) -> str:
     return said + (" The test split was not watched during training." if "test" in run.splits else "")
 
 
+def _seen(run: SavedRun) -> str:
+    """Return which of the images were training images of the checkpoint, as far as that is known."""
+    if "seen_in_training" not in run.environment:
+        return ""
+    seen = run.environment["seen_in_training"]
+    if seen is None:
+        return (
+            " Whether the checkpoint was trained on some of these images cannot be said: its training data has changed since."
+        )
+    return "".join(
+        f" **{count(images)} of the {count(run.splits.get(split, {}).get('n'))} images of {escape(split)} were training "
+        "images of this checkpoint**: its figures there say how well it remembers."
+        for split, images in seen.items()
+    )
+
+
 def _label_map(run: SavedRun) -> str:
     if not run.section("evaluation").get("label_map"):
         return ""
@@ -271,15 +287,12 @@ def _label_map(run: SavedRun) -> str:
 
 
 def _duplicates(run: SavedRun) -> str:
-    found = run.environment.get("duplicates")
-    if not isinstance(found, Mapping):
+    found = run.environment.get("duplicates_across_splits")
+    if not isinstance(found, Sequence) or isinstance(found, str):
         return ""
-    counts = {
-        str(key).replace("_", " "): len(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-        for key, value in found.items()
-    }
-    known = [f"{escape(key)} {count(value)}" for key, value in counts.items() if finite(value) is not None]
-    return f"Duplicate images found: {', '.join(known)}." if known else ""
+    if not found:
+        return "No image stands in more than one split, byte for byte."
+    return f"Images that stand in more than one split, byte for byte: {count(len(found))}; environment.json lists them."
 
 
 def _class_counts(run: SavedRun, counts: Mapping[str, Mapping[str, Any]]) -> str:

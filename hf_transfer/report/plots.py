@@ -41,15 +41,15 @@ def write_plots(run_dir: Path) -> None:
         RunDirectoryError: a file is missing or damaged.
     """
     run = SavedRun.read(run_dir)
+    split = plotted_split(run.path)
+    found = None if split is None else Findings.read(run, split)
     for picture in _DRAWN:
         (run.path / picture).unlink(missing_ok=True)
     if run.history:
         plot_curves(run.path / "history.csv", run.path / CURVES)
-    split = plotted_split(run.path)
-    if split is None:
+    if split is None or found is None:
         return
     calibration = write_calibration(run)
-    found = Findings.read(run, split)
     scores, predictions = found.scores, found.scores.predictions
     plot_confusion_matrix(predictions.labels, predictions.predicted, predictions.class_names, run.path / CONFUSION_MATRIX)
     per_class = run.splits.get(split, {}).get("per_class")

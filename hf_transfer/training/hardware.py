@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import resource
 import sys
@@ -92,8 +93,12 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def reset_peak_memory(device: torch.device) -> None:
     """Begin the peak of `peak_memory_mb` anew; on a CPU only Linux can."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _STATUS.is_file():
+        return
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)  # what is kept for later is not what comes next
+    if _STATUS.is_file():
         with contextlib.suppress(OSError):  # where the system forbids it, the peak is that of the whole process
             Path("/proc/self/clear_refs").write_text("5")

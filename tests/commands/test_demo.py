@@ -38,8 +38,18 @@ def test_demo__exports_a_space(model, tmp_path, capsys):
 def test_demo__mistakes(model, capsys):
     assert main(["demo", model, "--top-k", "0"]) == 2
     assert capsys.readouterr().err == "error: --top-k: expected 1 or more, found 0\n"
+    assert main(["demo", model, "--port", "99999", "--top-k", "0"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --top-k: expected 1 or more, found 0\n--port: expected a number from 1 to 65535, found 99999\n"
+    )
     assert main(["demo", "./nowhere"]) == 2
     assert capsys.readouterr().err.startswith("error: model.backbone: expected a directory with a config.json")
+
+
+def test_demo__space_that_cannot_be_written_is_told_before_the_model_is_looked_for(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "./nowhere", "--export", str(tmp_path / "file" / "space")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --export: {tmp_path / 'file'} is a file, so ")
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTImagePro
 from hf_transfer.cli import main
 from hf_transfer.evaluation.predictions import Predictions
 
+RECIPE = {"data": {"source": "./gone"}, "model": {"backbone": "timm:resnet18"}, "strategy": "linear_probe"}
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -18,6 +21,7 @@ def run(tmp_path_factory):
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=2)
     ResNetForImageClassification(config).save_pretrained(root / "model")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "model")
+    (root / "recipe.json").write_text(json.dumps(RECIPE))
     noise = np.random.default_rng(0)
     paths = [root.parent / f"{number}.png" for number in range(3)]
     for path in paths:
@@ -77,6 +81,7 @@ def test_export__a_run_whose_images_are_gone(run, tmp_path, capsys):
     moved = tmp_path / "moved"
     moved.mkdir()
     (moved / "model").symlink_to(run / "model")
+    (moved / "recipe.json").symlink_to(run / "recipe.json")
     assert main(["export", str(moved)]) == 2
     assert capsys.readouterr().err == (
         f"error: {moved}: expected predictions/test.parquet, which names the images to compare on; give some with --images "
@@ -90,3 +95,36 @@ def test_export__a_run_whose_images_are_gone(run, tmp_path, capsys):
         f"error: {moved}: none of the images of its validation split can be found; give some with --images PLACE\n"
     )
     assert not (moved / "export").exists()
+
+
+def test_export__images_of_the_split_that_are_gone_are_counted(run, tmp_path, capsys):
+    for part in ("model", "recipe.json"):
+        (tmp_path / part).symlink_to(run / part)
+    zeros = np.zeros(2, np.int64)
+    paths = [str(run.parent / "0.png"), str(tmp_path / "gone.png")]
+    Predictions(["0", "1"], paths, zeros, zeros, np.zeros((2, 2)), ["a", "b"]).write(tmp_path / "predictions" / "test.parquet")
+    assert main(["export", str(tmp_path), "--format", "torch_export", "--seconds", "0"]) == 0
+    out, err = capsys.readouterr()
+    assert "same class on 1 of 1 images" in out
+    assert err == "1 of 2 images of the test split cannot be found or read any more; compared on the others\n"
+
+
+def test_export__a_clone_of_a_published_model_is_no_run(run, tmp_path, capsys):
+    clone = tmp_path / "clone"
+    shutil.copytree(run / "model", clone)
+    shutil.copy(run / "recipe.json", clone)
+    assert main(["export", str(clone)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: export: {clone} is no run directory with images of its own; give some with --images PLACE\n"
+    )
+    arguments = ["--images", str(run.parent / "0.png"), "--output", str(tmp_path / "x"), "--format", "torch_export"]
+    assert main(["export", str(clone), *arguments, "--seconds", "0"]) == 0
+
+
+def test_export__output_that_cannot_be_written_is_told_first(run, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    output = tmp_path / "file" / "export"
+    assert main(["export", "~nosuch/model", "--images", "nowhere.png", "--output", str(output)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --output: {tmp_path / 'file'} is a file, so {output / 'export.json'} cannot be written; choose another place\n"
+    )

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -82,6 +85,14 @@ def test_predict__file_that_exists_is_kept(model, photos, capsys):
     assert len(json.loads((photos.parent / "p.json").read_text())["predictions"]) == 3
 
 
+def test_predict__output_that_cannot_be_written_is_told_first(photos, capsys):
+    (photos.parent / "file").write_text("precious")
+    assert main(["predict", "./nowhere", "photos", "--output", "file/p.csv"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --output: {photos.parent / 'file'} is a file, so file/p.csv cannot be written; choose another place\n"
+    )
+
+
 def test_predict__mistakes_are_told_together(model, photos, capsys):
     assert main(["predict", model, "photos", "--top-k", "0", "--batch-size", "-1", "--logits"]) == 2
     assert capsys.readouterr().err == (
@@ -100,6 +111,21 @@ def test_predict__places_and_models_that_are_not_there(model, photos, capsys):
     )
     assert main(["predict", "./nowhere", "photos"]) == 2
     assert capsys.readouterr().err.startswith("error: model.backbone: expected a directory with a config.json")
+
+
+def test_predict__folders_that_are_closed_are_told_and_the_status_is_1(model, photos, tmp_path, capsys):
+    (photos / "closed").mkdir()
+    (photos / "closed").chmod(0)
+    command = [sys.executable, "-c", "import sys\nfrom hf_transfer.cli import main\nsys.exit(main(sys.argv[1:]))"]
+    if os.geteuid() == 0:
+        pytest.skip("to root no folder is closed")
+    done = subprocess.run(
+        [*command, "predict", model, "photos", "--json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "cannot read photos/closed: Permission denied\n" in done.stderr
+    assert done.stderr.endswith("1 folders could not be searched\n")
+    assert json.loads(done.stdout)["unreadable"] == [{"file": "photos/closed", "reason": "Permission denied"}]
 
 
 def test_predict__run_of_strategy_knn(photos, tmp_path, capsys):

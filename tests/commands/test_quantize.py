@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -57,7 +58,55 @@ def test_quantize__a_model_with_images(model, photos, tmp_path, capsys):
     assert main([*arguments, "--calibration-images", "3", "--overwrite"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"{output / 'model.int8.onnx'}: static quantization, calibrated with ")
-    assert "of 3 images have the same class" in shown or "of 2 images have the same class" in shown
+    assert "of 3 calibration images have the same class" in shown or "of 2 calibration images have the same class" in shown
+
+
+def test_quantize__a_dynamic_copy_is_compared_on_images(model, photos, tmp_path, capsys):
+    output = tmp_path / "int8"
+    arguments = ["quantize", str(model), "--mode", "dynamic", "--images", str(photos), "--output", str(output)]
+    assert main([*arguments, "--seconds", "0.1"]) == 0
+    printed = capsys.readouterr()
+    assert "5 of 5 other images have the same class" in printed.out
+    assert f"left out {photos / 'broken.png'}: not an image in a known format" in printed.err
+    report = json.loads((output / "quantize.json").read_text())
+    assert report["calibration"] is None
+    assert report["same_class"] == {"images": 5, "count": 5, "measured_on": "other images"}
+
+
+def test_quantize__no_image_can_be_read(model, tmp_path, capsys):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    output = tmp_path / "int8"
+    assert main(["quantize", str(model), "--mode", "static", "--images", str(broken), "--output", str(output)]) == 2
+    expected = f"--images: none of the 1 images can be read ({broken}: not an image in a known format)"
+    assert expected in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_quantize__a_clone_of_a_published_model_is_no_run(model, photos, tmp_path, capsys):
+    clone = tmp_path / "clone"
+    shutil.copytree(model, clone)
+    for name in ("recipe.json", "metrics.json"):
+        (clone / name).write_text("{}")
+    assert main(["quantize", str(clone), "--mode", "static", "--images", str(photos)]) == 2
+    assert f"only for a run is there a default, and {clone} is none" in capsys.readouterr().err
+    output = tmp_path / "int8"
+    arguments = ["quantize", str(clone), "--mode", "static", "--images", str(photos), "--output", str(output)]
+    assert main([*arguments, "--seconds", "0.1"]) == 0
+    assert json.loads((output / "quantize.json").read_text())["same_class"]["images"] == 5
+
+
+def test_quantize__an_unfinished_run_says_so(tmp_path, capsys):
+    (tmp_path / "recipe.json").write_text('{"mode": "train"}')
+    assert main(["quantize", str(tmp_path)]) == 2
+    assert "this run saved no model: it is not finished" in capsys.readouterr().err
+
+
+def test_quantize__dynamic_images_for_a_run(model, photos, tmp_path, capsys):
+    shutil.copytree(model, tmp_path / "run" / "model")
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    assert main(["quantize", str(tmp_path / "run"), "--mode", "dynamic", "--images", str(photos)]) == 2
+    assert "the copy of a run is compared on the run's test images; leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -70,15 +119,17 @@ def test_quantize__a_model_with_images(model, photos, tmp_path, capsys):
             "static quantization needs calibration images, and the model is no run with a training split: --images",
         ),
         (
-            ["--output", "OUT", "--mode", "dynamic", "--images", "x.png"],
-            "--images and --calibration-images: dynamic quantization needs no calibration images; leave them out, or say "
-            "--mode static",
+            ["--output", "OUT", "--mode", "dynamic", "--calibration-images", "8"],
+            "--calibration-images: dynamic quantization calibrates nothing; leave it out, or say --mode static",
         ),
+        (["--output", "FILE/sub"], "FILE is a file, so FILE/sub/model.int8.onnx cannot be written; choose another place"),
         (["--output", "OUT", "--images", "nowhere"], "nowhere: there is no such file or folder"),
     ],
 )
 def test_quantize__what_does_not_go(options, message, model, tmp_path, capsys):
-    options = [str(tmp_path / "out") if option == "OUT" else option for option in options]
-    assert main(["quantize", str(model), *options]) == 2
-    assert message.replace("MODEL", str(model)) in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.touch()
+    places = {"OUT": str(tmp_path / "out"), "FILE/sub": str(file / "sub")}
+    assert main(["quantize", str(model), *(places.get(option, option) for option in options)]) == 2
+    assert message.replace("MODEL", str(model)).replace("FILE", str(file)) in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

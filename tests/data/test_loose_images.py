@@ -110,6 +110,74 @@ def test_search__all_places_without_an_image_are_told_at_once(folder, tmp_path):
     )
 
 
+def test_search__linked_folders_are_entered_and_every_folder_once(folder, tmp_path, noise, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    noise().save(tmp_path / "elsewhere" / "5.png")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "linked_again").symlink_to(tmp_path / "elsewhere")
+    (folder / "deep" / "circle").symlink_to(folder)
+    (folder / "broken").symlink_to(tmp_path / "nothing")
+    expected = ["9.PNG", "10.png", "deep/2.tiff", "deep/er/1.webp", "linked/5.png"]
+    found = search([str(folder)])
+    assert names(found.images, folder) == expected
+    assert (found.passed_over, found.closed) == (4, [])
+    assert names(search([str(folder), str(folder / "linked_again"), str(folder / "*")]).images, folder) == expected
+
+
+@pytest.fixture
+def ordinary_user(folder, monkeypatch):
+    """Be nobody while the test runs, where it is run by root: to root no folder is closed."""
+    search([str(folder)])  # loads what nobody may not read
+    monkeypatch.chdir(folder)
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+    for closed in ("deep", "deep/er"):
+        (folder / closed).chmod(0o755)
+
+
+def close(path, mode):
+    """Change the mode of root's folder, as root where the test is run by root."""
+    before = os.geteuid()
+    if before != os.getuid():
+        os.seteuid(os.getuid())
+    path.chmod(mode)
+    os.seteuid(before)
+
+
+def test_search__folders_that_are_closed_are_told(folder, ordinary_user, preprocessing):
+    close(folder / "deep" / "er", 0)
+    found = search(["."])
+    assert [image.name for image in found.images] == ["9.PNG", "10.png", "deep/2.tiff"]
+    assert found.closed == [("./deep/er", "Permission denied")]
+    close(folder / "deep", 0)
+    with pytest.raises(DataError) as error:
+        search(["deep", "deep/2.tiff", "deep/*"])
+    assert str(error.value) == (
+        "expected images (a file, folder, pattern or http(s) address) at:"
+        "\n  - deep: no image in this folder (deep cannot be searched: Permission denied)"
+        "\n  - deep/2.tiff: Permission denied"
+        "\n  - deep/*: no image matches this pattern"
+    )
+
+
+def test_search__files_whose_folder_lists_them_only(folder, ordinary_user, preprocessing):
+    close(folder / "deep", 0o744)
+    found = search(["deep"])
+    assert [image.name for image in found.images] == ["deep/2.tiff"]
+    (batch,) = read_batches(found.images, preprocessing, 1, workers=0)
+    assert batch.unreadable == [("deep/2.tiff", "Permission denied")]
+
+
+def test_search__home_of_a_user_who_does_not_exist():
+    with pytest.raises(DataError, match="- ~nosuch/x.jpg: there is no such file or folder$"):
+        search(["~nosuch/x.jpg"])
+
+
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
 def test_read_batches__inputs_are_those_of_the_preprocessing(preprocessing, grow, batch_size, workers):

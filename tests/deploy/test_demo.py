@@ -18,6 +18,7 @@ from hf_transfer.backbones.build import load_as_it_is
 from hf_transfer.data.loose_images import LooseImage
 from hf_transfer.deploy.demo import About, about, build_demo, export_space, serve
 from hf_transfer.deploy.predict import Classifier, predict_images
+from hf_transfer.deploy.quantize import quantized_backbone
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.recipe.schema import Model
@@ -177,8 +178,32 @@ def test_export_space__its_app_answers_what_predict_says(backbone, run, tmp_path
     Path("app.py").write_text(app.replace(").launch()", ")"))  # the page, without a server
     found = runpy.run_path("app.py")["classify"](str(run / "0.png"))
     row = row_of(backbone, run / "0.png")
-    assert list(found) == list(row.classes)
-    np.testing.assert_allclose(list(found.values()), row.probabilities, atol=1e-6)
+    assert list(found)[::-1] == list(row.classes)
+    np.testing.assert_allclose(list(found.values())[::-1], row.probabilities, atol=1e-6)
+
+
+def test_export_space__of_two_classes_with_one_name_the_more_probable_counts(run, tmp_path, monkeypatch):
+    backbone = load_as_it_is(Model(backbone=str(run)))
+    backbone.model.config.id2label = dict(enumerate(["crane"] * 7))
+    row = row_of(backbone, run / "0.png")
+    export_space(backbone, About("t", "l"), tmp_path / "space", top_k=3)
+    monkeypatch.chdir(tmp_path / "space")
+    Path("app.py").write_text(Path("app.py").read_text().replace(").launch()", ")"))
+    found = runpy.run_path("app.py")["classify"](str(run / "0.png"))
+    assert found == {"crane": pytest.approx(row.probabilities[0], abs=1e-6)}
+
+
+def test_export_space__frozen_int8_backbone_needs_onnxruntime(backbone, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    quantized = quantized_backbone(backbone, [torch.zeros(2, 3, 32, 32)])
+    export_space(quantized, About("t", "l"), tmp_path / "space")
+    packages = (tmp_path / "space" / "requirements.txt").read_text().split()
+    assert packages == ["torch", "torchvision", "transformers", "hf-transfer-learning", "onnxruntime"]
+
+
+def test_build_demo__uploads_are_looked_over_often(backbone):
+    assert build_demo(Classifier(backbone, device=CPU), About("t", "l")).delete_cache == (300, 3600)
 
 
 def test_export_space__text_of_a_card_stays_text(backbone, tmp_path):

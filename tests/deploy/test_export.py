@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import ViTImageProcessor
 
 from hf_transfer.backbones.build import load_as_it_is
-from hf_transfer.deploy.export import Parity, export_model, write_torch_export
+from hf_transfer.deploy.export import Parity, declared_processor, export_model, write_torch_export
 from hf_transfer.deploy.onnx_graph import LogitsOnly, run_onnx
 from hf_transfer.errors import UserError
 from hf_transfer.recipe.schema import Model
@@ -50,6 +51,10 @@ def test_export_model__both_formats(backbone, images, tmp_path):
         assert artefact["input"] == {"dtype": "float32", "shape": ["batch", 3, 32, 32], "name": "pixel_values"}
         assert b"/site-packages/" not in content
     assert report["artefacts"][0]["opset"] == 20
+    declared = report["preprocessing"]["declared"]
+    assert declared == json.loads(backbone.processor.to_json_string())
+    carried = json.loads(run_onnx(output / "model.onnx").get_modelmeta().custom_metadata_map["preprocessing"])
+    assert carried == report["preprocessing"]
     assert set(report["timing"]["latency_ms"]) == {"torch", "onnx", "torch_export"}
     assert set(report["timing"]["images_per_second"]) == {"8", "32"}
     assert all(latency["p95"] >= latency["median"] > 0 for latency in report["timing"]["latency_ms"].values())
@@ -163,6 +168,18 @@ def test_write_torch_export__any_batch(name, family_named, lively, tmp_path):
         pixels = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
             torch.testing.assert_close(loaded(pixels), model(pixel_values=pixels).logits, atol=1e-4, rtol=0)
+
+
+def test_export_model__checkpoint_that_was_saved_in_bf16(backbone, images, tmp_path):
+    backbone.model.to(torch.bfloat16)
+    assert _export(backbone, tmp_path, images)["passed"]
+
+
+def test_declared_processor__without_paths():
+    processor = ViTImageProcessor(size={"height": 8, "width": 9}, name_or_path="/home/somebody/model")
+    declared = declared_processor(processor)
+    assert declared["size"] == {"height": 8, "width": 9} and declared["resample"] == 2
+    assert "somebody" not in json.dumps(declared)
 
 
 def test_write_torch_export__says_what_cannot_be_exported(tmp_path, capfd):

@@ -168,12 +168,28 @@ def test_predict_images__bf16_differs_but_agrees(backbone, folder):
     assert 1e-4 < np.abs(full - half).max() < 0.05 * np.abs(full).max()
 
 
-def test_classifier__labels_that_are_independent_get_sigmoids(model_directory):
+def test_predict_images__labels_that_are_independent_get_sigmoids(model_directory, folder):
     backbone = load_as_it_is(Model(backbone=str(model_directory)))
     backbone.model.config.problem_type = "multi_label_classification"
-    logits = np.array([[0.0, 2.0, -2.0, 4.0, 1.0]], dtype=np.float32)
-    found = Classifier(backbone, device=CPU).probabilities(logits)
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits.astype(float))), rtol=1e-12)
+    for row in predicted(backbone, find_images([str(folder / "ant")]), top_k=5):
+        expected = 1 / (1 + np.exp(-row.logits.astype(float)))
+        np.testing.assert_allclose(row.probabilities, np.sort(expected)[::-1], rtol=1e-12)
+
+
+def test_predict_images__checkpoint_that_was_saved_in_bf16(model_directory, folder, tmp_path):
+    saved = load_as_it_is(Model(backbone=str(model_directory)))
+    saved.model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    saved.processor.save_pretrained(tmp_path / "half")
+    splits = build_splits(Data(source=str(folder), test_fraction=0.6), ["test"], training=False)
+    evaluate_splits(
+        load_model(str(tmp_path / "half")), splits, ["test"], tmp_path / "predictions", device=CPU, batch_size=4, workers=0
+    )
+    evaluated = Predictions.read(tmp_path / "predictions" / "test.parquet")
+    images = [LooseImage(path) for path in evaluated.paths]
+    rows = predicted(load_model(str(tmp_path / "half")), images, batch_size=4)
+    np.testing.assert_array_equal(logits_of(rows), evaluated.logits)
+    saved.model.float()  # the weights that bf16 left
+    np.testing.assert_array_equal(logits_of(predicted(saved, images, batch_size=4)), evaluated.logits)
 
 
 def test_classifier__logits_that_are_not_finite(model_directory):
@@ -209,6 +225,19 @@ def test_load_model__run_without_a_model(tmp_path, recipe, reason):
     with pytest.raises(BackboneError) as error:
         load_model(str(tmp_path))
     assert str(error.value) == f"{tmp_path}: this run saved no model: {reason}"
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '"text"', '{"name": "cake"}', '{"strategy": ', "\xff"])
+def test_load_model__recipe_of_something_else(content, tmp_path):
+    (tmp_path / "recipe.json").write_text(content, encoding="latin-1")
+    with pytest.raises(BackboneError, match=r"^model\.backbone: expected a config\.json in "):
+        load_model(str(tmp_path))
+
+
+def test_load_model__home_of_a_user_who_does_not_exist():
+    with pytest.raises(BackboneError) as error:
+        load_model("~nosuch/model")
+    assert str(error.value) == ("model.backbone: '~nosuch/model' begins with the home folder of a user who does not exist")
 
 
 def test_load_model__nothing():

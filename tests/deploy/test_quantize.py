@@ -1,18 +1,24 @@
 """int8 copies and int8 backbones, on small networks with weights that let signals through."""
 
+import dataclasses
 import json
+import os
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_transfer.backbones.transformers_models import label_arguments, load_checkpoint
 from hf_transfer.data.build import build_splits
+from hf_transfer.data.loose_images import find_images
 from hf_transfer.deploy.quantize import (
+    LooseInputs,
     calibration_batches,
     calibration_rows,
     check_output,
@@ -24,7 +30,7 @@ from hf_transfer.deploy.quantize import (
     quantize_run,
     quantized_backbone,
 )
-from hf_transfer.errors import DataError, RunDirectoryError, UserError
+from hf_transfer.errors import BackboneError, DataError, RunDirectoryError, UserError
 from hf_transfer.evaluation.inference import predict_logits
 from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.metrics.arrays import predicted_classes
@@ -186,6 +192,7 @@ def test_quantized_backbone__gives_the_features_and_saves(network, request, spli
     assert quantized.feature_width == found.shape[1]
     assert [group.name for group in quantized.groups] == ["head"]
     assert megabytes(quantized) < megabytes(backbone)
+    assert quantized.parameter_count == backbone.parameter_count == sum(p.numel() for p in backbone.model.parameters())
 
     quantized.save(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
@@ -194,6 +201,32 @@ def test_quantized_backbone__gives_the_features_and_saves(network, request, spli
         assert torch.equal(again.model(pixel_values=pixels).logits, quantized.model.eval()(pixel_values=pixels).logits)
     assert [again.model.config.id2label[label] for label in range(10)] == splits.class_names
     assert again.model.config.architecture == network
+    assert again.parameter_count == backbone.parameter_count
+
+
+def test_quantized_backbone__a_processor_that_cannot_be_saved_is_refused_before_the_work(resnet):
+    bordered = SimpleNamespace(data_config={"crop_mode": "border"})
+
+    def never():
+        raise AssertionError("calibration has begun")
+        yield
+
+    with pytest.raises(BackboneError, match="this checkpoint pads images with a border, which our wrapper cannot store"):
+        quantized_backbone(dataclasses.replace(resnet, processor=bordered), never())
+
+
+def test_loose_inputs__each_pass_reads_anew_and_in_small_batches(resnet, tmp_path):
+    for number in range(9):
+        Image.new("RGB", (40, 40), (20 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    inputs = LooseInputs(find_images([str(tmp_path)]), resnet.preprocessing)
+    first = list(inputs)
+    assert max(map(len, first)) <= 4
+    assert torch.cat(first).shape == (9, 3, 32, 32)
+    (tmp_path / "8.png").unlink()
+    assert torch.equal(torch.cat(list(inputs)), torch.cat(first)[:8])
+    assert inputs.names == [str(tmp_path / f"{number}.png") for number in range(8)]
+    assert inputs.unreadable.keys() == {str(tmp_path / "broken.png"), str(tmp_path / "8.png")}
 
 
 def test_calibration_rows__evenly_spread_and_always_the_same(splits):
@@ -201,6 +234,7 @@ def test_calibration_rows__evenly_spread_and_always_the_same(splits):
     assert calibration_rows(train, 4).tolist() == [0, 13, 26, 39]
     assert calibration_rows(train, 1000).tolist() == list(range(40))
     assert calibration_rows(train, 1).tolist() == [0]
+    assert calibration_rows(["a", "b", "c"], 2).tolist() == [0, 2]
 
 
 def test_compare_speed__each_has_its_own_times():
@@ -223,6 +257,26 @@ def test_check_output__nothing_is_lost(files, overwrite, message, tmp_path):
     with pytest.raises(UserError, match=message):
         check_output(tmp_path, overwrite=overwrite)
     check_output(tmp_path / "new", overwrite=False)
+
+
+def test_check_output__a_file_in_the_way(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for output in (file, file / "sub" / "deeper"):
+        with pytest.raises(UserError, match=f"^--output: {file} is a file"):
+            check_output(output, overwrite=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_check_output__without_write_permission(tmp_path):
+    (tmp_path / "int8").mkdir()
+    tmp_path.chmod(0o500)
+    try:
+        for output in (tmp_path / "int8", tmp_path / "new"):
+            with pytest.raises(UserError, match=f"^--output: nothing may be written in {tmp_path}"):
+                check_output(output, overwrite=False)
+    finally:
+        tmp_path.chmod(0o700)
 
 
 @pytest.fixture
@@ -264,7 +318,11 @@ def test_quantize_run__scores_the_copy_beside_the_run(finished, resnet, splits):
     right = [found.labels == found.predicted for found in (before, after)]
     expected = vars(compare_paired(*right)) | {"split": "test"}
     assert report["accuracy"] == expected | {"difference_ci95": list(expected["difference_ci95"])}
-    assert report["same_class"] == {"images": 30, "count": int((before.predicted == after.predicted).sum())}
+    same = int((before.predicted == after.predicted).sum())
+    assert report["same_class"] == {"images": 30, "count": same, "measured_on": "test images"}
+    assert report["processor"]["size"] == {"height": 32, "width": 32}
+    assert report["processor"]["image_processor_type"].startswith("ViTImageProcessor")
+    assert report["processor"]["do_resize"] is True
     pixels = torch.cat(list(calibration_batches(splits.tables["test"], resnet.preprocessing, np.arange(30))))
     np.testing.assert_allclose(run(output / "model.int8.onnx", pixels).numpy(), after.logits, atol=1e-5)
     assert report["size_mb"]["int8"] == (output / "model.int8.onnx").stat().st_size / 1e6

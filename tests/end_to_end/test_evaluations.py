@@ -114,8 +114,11 @@ def test_evaluate__on_training_images_says_so(trained, tmp_path, capsys):
 
 def test_evaluate__views_and_corruptions(trained, tmp_path, capsys):
     output = tmp_path / "views"
-    arguments = ["--tta", "flip", "--corruptions", "gaussian_noise", "brightness", "--output-dir", str(output)]
-    assert main(["evaluate", str(trained), *arguments, "evaluation.speed=false", "data.max_test_samples=40"]) == 0
+    small = ["evaluation.speed=false", "data.max_test_samples=40"]
+    arguments = ["evaluate", str(trained), "--corruptions", "gaussian_noise", "brightness", *small]
+    assert main([*arguments, "--tta", "flip", "--output-dir", str(output)]) == 2
+    assert "evaluation.tta: corrupted images are scored in one view" in capsys.readouterr().err
+    assert main([*arguments, "--output-dir", str(output)]) == 0
     metrics = read_metrics(output)
     robustness = metrics["test"]["robustness"]
     assert list(robustness) == ["gaussian_noise", "brightness"]
@@ -124,8 +127,25 @@ def test_evaluate__views_and_corruptions(trained, tmp_path, capsys):
         for found in severities.values():
             assert found["accuracy_ci95"][0] <= found["accuracy"] <= found["accuracy_ci95"][1]
     assert "speed" not in metrics
+    output = tmp_path / "turned"
+    assert main(["evaluate", str(trained), "--tta", "flip", "--output-dir", str(output), *small]) == 0
     probabilities = np.exp(Predictions.read(output / "predictions" / "test.parquet").logits)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_evaluate__never_over_the_model_that_it_evaluates(trained, capsys):
+    assert main(["evaluate", str(trained), "--output-dir", str(trained), "--overwrite"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: output_dir: {trained} holds the model that is evaluated; nothing was touched. Choose another one.\n"
+    )
+    assert (trained / "model" / "model.safetensors").is_file()
+
+
+def test_evaluate__a_split_that_the_run_did_not_score(trained, capsys):
+    assert main(["evaluate", str(trained), "--split", "train"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: evaluate: {trained} scored no train split; choose another with --split, or say --data SOURCE\n"
+    )
 
 
 def test_evaluate__without_data_needs_a_run(checkpoints, trained, capsys):
@@ -162,12 +182,22 @@ def test_benchmark__every_checkpoint_on_every_data_set(trained, checkpoints, dar
     assert f"| {trained} | package:digits | test | 1,797 |" in text.replace("\\", "")
     assert "200 of the 1797 images were its training images" in text.replace("\\", "")
 
-    assert main(["evaluate", *arguments]) == 2, "a finished evaluation is not touched"
-    assert "holds a finished run" in capsys.readouterr().err
+    assert main(["evaluate", *arguments]) == 2, "a benchmark that is there is not touched"
+    assert "holds a benchmark; nothing was touched" in capsys.readouterr().err
+    assert main(["evaluate", str(trained / "model"), str(trained), "--data", str(dark), "--output-dir", str(root)]) == 2
+    assert json.loads((root / "benchmark.json").read_text()) == saved
+    capsys.readouterr()
     before = (root / "package-digits" / "run" / "metrics.json").stat().st_mtime_ns
     assert main(["evaluate", *arguments, "--resume"]) == 2, "what could not be scored is tried again"
     assert (root / "package-digits" / "run" / "metrics.json").stat().st_mtime_ns == before
     assert "not scored:" in capsys.readouterr().out
+    weights = trained / "model" / "config.json"
+    weights.write_text(weights.read_text() + " ")
+    try:
+        assert main(["evaluate", *arguments, "--resume"]) == 2
+        assert "which has changed since" in capsys.readouterr().err
+    finally:
+        weights.write_text(weights.read_text().rstrip(" "))
 
 
 def test_benchmark__from_a_recipe(trained, checkpoints, tmp_path, capsys):

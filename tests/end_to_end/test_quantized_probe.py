@@ -6,7 +6,9 @@ import os
 import numpy as np
 import pytest
 
+from hf_transfer.backbones.build import load_as_it_is
 from hf_transfer.evaluation.predictions import Predictions
+from hf_transfer.recipe.schema import Model
 
 RECIPE = "recipes/textile_quantized_probe.json"
 FEW = ["data.max_train_samples=60", "data.max_validation_samples=24", "data.max_test_samples=24"]
@@ -24,6 +26,7 @@ def quantized_run(launch, tmp_path_factory):
 def test_quantized_probe__run_directory(quantized_run):
     metrics = json.loads((quantized_run / "metrics.json").read_text())
     assert metrics["cost"]["precision"] == "int8"
+    assert metrics["cost"]["parameters"] > 3_000_000  # of the float network
     assert metrics["cost"]["trainable_parameters"] == {"quantized_probe": 1280 * 3 + 3}
     assert metrics["test"]["accuracy"] > metrics["test"]["majority_baseline"]
     probe = json.loads((quantized_run / "probe.json").read_text())
@@ -54,6 +57,8 @@ def test_quantized_probe__evaluate_gives_the_reported_accuracy(quantized_run, la
     assert done.returncode == 0, done.stderr
     before, after = (json.loads((root / "metrics.json").read_text())["test"] for root in (quantized_run, again))
     assert after["accuracy"] == before["accuracy"]
+    costs = [json.loads((root / "metrics.json").read_text())["cost"] for root in (quantized_run, again)]
+    assert costs[0]["parameters"] == costs[1]["parameters"]
     assert after["nll"] == pytest.approx(before["nll"], rel=1e-4)
 
 
@@ -67,3 +72,17 @@ def test_quantized_probe__plain_transformers_after_register(quantized_run, launc
     )
     done = launch("-c", script, str(quantized_run / "model"))
     assert (done.returncode, done.stdout.split()) == (0, ["onnx", "True"]), done.stderr
+
+
+def test_quantized_probe__what_cannot_be_saved_is_refused_before_anything_is_written(launch, tmp_path):
+    backbone = load_as_it_is(Model(backbone="package:efficientnet_lite0"))
+    backbone.save(tmp_path / "bordered")
+    config = tmp_path / "bordered" / "config.json"
+    content = json.loads(config.read_text())
+    content["pretrained_cfg"]["crop_mode"] = "border"
+    config.write_text(json.dumps(content))
+    options = [f"model.backbone={tmp_path / 'bordered'}", f"output_dir={tmp_path / 'run'}", *FEW]
+    done = launch("hf_transfer/run.py", RECIPE, *options, env={**os.environ, "HF_TRANSFER_CACHE": str(tmp_path / "cache")})
+    assert done.returncode == 2, done.stderr
+    assert "this checkpoint pads images with a border, which our wrapper cannot store" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@ import time
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_transfer.backbones.backbone import Backbone, Provenance
 from hf_transfer.backbones.build import load_as_it_is
+from hf_transfer.backbones.wrapper import TransferConfig, TransferForImageClassification
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.speed import count_flops, measure_speed, search_batch_sizes
 from hf_transfer.recipe.schema import Model
@@ -110,6 +112,28 @@ def test_measure_speed__of_real_weights(efficientnet):
     assert speed.peak_memory_mb > 4 * speed.parameters / 2**20
     assert not efficientnet.model.training
     assert json.loads(json.dumps(asdict(speed)))["images_per_second"] == speed.images_per_second
+
+
+def test_measure_speed__of_an_onnx_graph():
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("GlobalAveragePool", ["x"], ["p"]), onnx.helper.make_node("Flatten", ["p"], ["f"])],
+        "means",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [onnx.helper.make_tensor_value_info("f", onnx.TensorProto.FLOAT, ["n", 3])],
+    )
+    content = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    config = TransferConfig(
+        library="onnx",
+        architecture="means",
+        arguments={"bytes": len(content), "parameters": 12_345},
+        head={"path": "head", "in_features": 3, "hidden": []},
+        num_labels=5,
+    )
+    model = TransferForImageClassification(config)
+    model.get_buffer("network.body.graph").copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    speed = measure_speed(Backbone(model, PROCESSOR, ("network.head",), Provenance("test")), device=CPU, seconds=0.1)
+    assert (speed.parameters, speed.macs, speed.flops) == (12_345, None, None)
+    assert speed.images_per_second > 0
 
 
 def test_measure_speed__in_bf16(vit):

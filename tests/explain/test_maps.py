@@ -58,6 +58,13 @@ def test_peak__centre_of_the_largest_cell():
     assert peak(raw, (32, 32)) == (8.0, 28.0)
 
 
+def test_peak__middle_of_a_plateau():
+    raw = torch.zeros(4, 4)
+    raw[1:3, 1:4] = 1.0
+    raw[3, 0] = 0.995  # as large, elsewhere
+    assert peak(raw, (32, 32)) == (20.0, 16.0)
+
+
 def test_upsampled__bilinear_with_cells_in_their_place():
     raw = torch.tensor([[[0.0, 1.0]]])
     found = upsampled(raw, (2, 4))

@@ -63,3 +63,16 @@ def test_parse_any__empty_lists():
         "model: expected at least one, found an empty list",
         "data: expected at least one, found an empty list",
     ]
+
+
+def test_parse_any__names_that_meet_a_number_or_another_case():
+    models = [{"backbone": name} for name in ("runs/vit", "runs/vit-2", "old/vit", "A/VIT")]
+    cells = parse_any({**RAW, "data": RAW["data"][0], "model": models}).cells
+    assert [cell.output_dir.rpartition("/")[2] for cell in cells] == ["vit", "vit-2", "vit-3", "VIT-4"]
+
+
+def test_parse_any__what_is_missing_and_where_to_write():
+    raw = {key: value for key, value in RAW.items() if key != "data"}
+    assert problems_of(raw) == ["data: is required, and is missing"]
+    assert problems_of({**RAW, "output_dir": ""}) == ["output_dir: expected text that is not empty, found the text ''"]
+    assert problems_of({**RAW, "output_dir": 5}) == ["output_dir: expected text, found 5"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.errors import RecipeError
-from hf_transfer.recipe import dump_recipe, load_recipe, parse_recipe
+from hf_transfer.recipe import dump_recipe, load_any, load_recipe, parse_recipe
 from hf_transfer.recipe.loading import apply_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +106,7 @@ def write(path, text):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_load_recipe__committed_recipes_are_valid(path):
-    loaded = load_recipe(path)
+    loaded = load_any(path)
     assert loaded.description
     assert loaded.output_dir == f"runs/{path.stem}" or "output_dir" in json.loads(path.read_text(encoding="utf-8"))
 
@@ -550,7 +550,10 @@ def test_parse_recipe__what_belongs_to_an_evaluation():
         f"evaluation.speed: {where}",
         "evaluation.label_map: belongs to mode 'evaluate'; a new head has the data set's classes",
     ]
-    assert parse_recipe(recipe(mode="evaluate", evaluation=section)).evaluation.tta == "flip"
+    assert problems_of(recipe(mode="evaluate", evaluation=section)) == [
+        "evaluation.tta: corrupted images are scored in one view; score them in a run of their own"
+    ]
+    assert parse_recipe(recipe(mode="evaluate", evaluation={**section, "corruptions": []})).evaluation.tta == "flip"
 
 
 def test_parse_recipe__what_belongs_to_training():
@@ -562,9 +565,9 @@ def test_parse_recipe__what_belongs_to_training():
     ]
 
 
-@pytest.mark.parametrize("name", ["test", "cost", "a/b", ""])
+@pytest.mark.parametrize("name", ["test", "temperature", "a/b", "", "x" * 65])
 def test_parse_recipe__names_of_further_test_sets(name):
     assert problems_of(recipe(evaluation={"extra": {name: "photos"}})) == [
-        "evaluation.extra: expected names of letters, digits, _ and -, other than train, validation, test, cost and speed; "
-        f"found '{name}'"
+        "evaluation.extra: expected names of up to 64 letters, digits, _ and -, other than train, validation, test, cost, "
+        f"speed, temperature; found '{name}'"
     ]

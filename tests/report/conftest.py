@@ -63,7 +63,7 @@ def environment(classes, **changes):
             split: {name: size + i for i, name in enumerate(classes)}
             for split, size in (("train", 120), ("validation", 30), ("test", 40))
         },
-        "duplicates": {"exact": [["/home/alice/a.png", "/home/alice/b.png"]], "across_splits": 0},
+        "duplicates_across_splits": [["train: /home/alice/a.png", "test: /home/alice/b.png"]],
         "backbone": "microsoft/resnet-18",
         "backbone_revision": "abcdef0",
         "backbone_license": "apache-2.0",

@@ -217,7 +217,7 @@ def test_write_model_card__selection_and_skipped(make_run):
     text = card_of(make_run()).text
     assert "read the validation split only. The test split was not watched during training." in text
     assert "skipped: 3 (validation 1, test 2)" in text
-    assert "Duplicate images found: exact 1, across splits 0." in text
+    assert "Images that stand in more than one split, byte for byte: 1; environment.json lists them." in text
 
 
 def test_write_model_card__monitored_splits_are_named(make_run):
