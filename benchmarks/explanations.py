@@ -6,10 +6,11 @@ autoregressive texture model); the squared residual, smoothed, has its largest r
 holds the connected pixels above a quarter of that. `--parts locator` checks the locator: on `local` images its largest z-score
 must lie above every one that images without a defect have. `--look FILE` draws twelve located defects.
 
-- `hits`: test images of class `local` that the run recognised. A hit is a map whose peak (the centre of its largest cell) falls
-  into the defect's box, grown on each side by half a cell of the map. Beside it `chance`: the share of the map's cells whose
-  centre falls there, which is how often a random map of that resolution hits. Wilson intervals of 95 %. `distance` is the
-  median distance of the peak from the middle of the box, in pixels of the image, beside that of cells taken at random.
+- `hits`: test images of class `local` that the run recognised. A hit is a map whose peak (the centre of its largest cell; of
+  adjacent cells within 1 % of the largest, their mean, or the one nearest to it) falls into the defect's box, grown on each
+  side by half a cell of the map. Beside it `chance`: the share of the map's cells whose centre falls there, which is how
+  often a random map of that resolution hits. Wilson intervals of 95 %. `distance` is the median distance of the peak from the
+  middle of the box, in pixels of the image, beside that of cells taken at random.
 - `faithfulness`: areas under the insertion and deletion curves (RISE) over test images of all classes, and the mean difference
   to a random map of the same resolution with a 95 % interval by a bootstrap over images (10,000 resamples).
 - `memory`: peak resident memory of `hf-transfer explain` (gradcam) over 100 and over 1,000 images, each in its own process.

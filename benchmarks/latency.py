@@ -78,7 +78,7 @@ def compare(name: str, backbone: Backbone, options: argparse.Namespace) -> dict[
         print(f"{name}: repeat {repeat + 1}/{options.repeats}", file=sys.stderr, flush=True)
     tried = ", ".join(f"{size}: {rate:.1f}" for size, rate in chosen.throughput)
     print(
-        f"{name}: {chosen.macs / 1e9:.3f} GMACs, {chosen.parameters / 1e6:.2f} M parameters; measured in {took:.1f} s:\n"
+        f"{name}: {(chosen.macs or 0) / 1e9:.3f} GMACs, {chosen.parameters / 1e6:.2f} M parameters; measured in {took:.1f} s:\n"
         f"  {chosen.latency_ms:.2f} ms (p95 {chosen.latency_p95_ms:.2f}, {chosen.latency_runs} runs), peak "
         f"{chosen.peak_memory_mb:.0f} MB, {chosen.images_per_second:.1f} images/s at batch {chosen.batch_size}; images/s by "
         f"batch: {tried}"

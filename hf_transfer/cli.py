@@ -43,7 +43,9 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
 def _guarded(function: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     try:
         _refuse_namesake()
-        return function(options)
+        status = function(options)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         if int(os.environ.get("RANK", "0")) == 0:  # under a launcher one process speaks for all
             print(f"error: {message_of(error)}", file=sys.stderr)

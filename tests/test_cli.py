@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -252,3 +253,10 @@ def test_features__clear_an_unknown_key(stored, capsys):
     )
     assert main(["features", "list"]) == 0
     assert stored[0][:12] in capsys.readouterr().out
+
+
+def test_main__output_that_nobody_reads_any_more():
+    recipes = Path(__file__).resolve().parents[1] / "recipes"
+    command = f"sleep 0.5; {sys.executable} -m hf_transfer.cli recipes {recipes} --json; echo status $? >&2"
+    done = subprocess.run(["sh", "-c", f"({command}) | true"], capture_output=True, text=True, check=False)
+    assert done.stderr == "status 1\n"

@@ -13,8 +13,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.+?)```", README, re.S)
 
 
-def commands():
-    lines = [line.partition("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+DOCS = [
+    block for path in sorted((ROOT / "docs").glob("*.md")) for block in re.findall(r"```bash\n(.+?)```", path.read_text(), re.S)
+]
+
+
+def commands(blocks=BLOCKS):
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
     return sorted({part.strip() for line in lines for part in line.split("&&") if part.strip()})
 
 
@@ -31,6 +36,13 @@ def test_readme__hf_transfer_commands_parse(command):
     options = _parse(_parser(), shlex.split(command)[1:])
     for path in [*getattr(options, "recipes", []), getattr(options, "recipe", None)]:
         assert path is None or (ROOT / path).is_file()
+
+
+@pytest.mark.parametrize("command", [c for c in commands(DOCS) if c.startswith("hf-transfer")])
+def test_docs__hf_transfer_commands_parse(command):
+    options = _parse(_parser(), shlex.split(command)[1:])
+    recipe = getattr(options, "recipe", None)
+    assert recipe is None or (ROOT / recipe).is_file()
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if c.startswith(("accelerate", "python"))])

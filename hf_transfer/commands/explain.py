@@ -64,30 +64,35 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _explain_images(options: argparse.Namespace) -> int:
     from ..data.loose_images import search
+    from ..deploy.destination import check_destination, expanded
     from ..explain.records import TABLE, check_output, explain_files
 
-    found = search(options.images)
-    images, output = found.images, Path(options.output or "explanations").expanduser()
+    output = expanded(options.output or "explanations")
+    check_destination(output / TABLE, "--output")
+    images, passed_over, closed = search(options.images)
     check_output(output, images, overwrite=options.overwrite)
-    if found.passed_over:
-        print(f"passed over {found.passed_over} hidden or other files", file=sys.stderr)
+    if passed_over:
+        print(f"passed over {passed_over} hidden or other files", file=sys.stderr)
+    for folder, reason in closed:
+        print(f"cannot read {folder}: {reason}", file=sys.stderr)
     backbone, question = _load(options)
     rows, unreadable = explain_files(backbone, question, images, output, batch_size=options.batch_size)
     _report(rows, options.json, f"{len(images) - unreadable} pictures and {TABLE} in {output}")
     if unreadable:
         print(f"{unreadable} of {len(images)} images could not be read", file=sys.stderr)
-    return 1 if unreadable else 0
+    return 1 if unreadable or closed else 0
 
 
 def _explain_run(options: argparse.Namespace) -> int:
-    run = RunDirectory(Path(options.model).expanduser())
-    output = Path(options.output).expanduser() if options.output else run.plots
+    from ..deploy.destination import check_destination, expanded
+
+    run = RunDirectory(expanded(options.model))
+    output = expanded(options.output) if options.output else run.plots
+    check_destination(output / "explanations.png", "--output")
     _check_run(options, run, output)
     from ..evaluation.predictions import Predictions
     from ..explain.class_grid import PICTURE, explain_run
-    from ..explain.records import check_directory
 
-    check_directory(output)
     predictions = Predictions.read(run.predictions / "test.parquet")
     backbone, question = _load(options)
     rows, gone = explain_run(run, predictions, backbone, question, output)

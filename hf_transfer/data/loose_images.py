@@ -271,7 +271,7 @@ def _in_folder(folder: Path) -> _Place:
     entered: set[str] = set()
 
     def refused(error: OSError) -> None:
-        closed[_printable(str(error.filename))] = error.strerror or str(error)
+        closed[_printable(str(Path(error.filename)))] = error.strerror or str(error)
 
     for parent, folders, names in os.walk(folder, onerror=refused, followlinks=True):
         real = os.path.realpath(parent)

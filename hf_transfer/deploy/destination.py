@@ -23,9 +23,8 @@ def check_destination(path: Path, option: str) -> None:
     Raises:
         UserError: naming what is in the way.
     """
-    whole = path.absolute()
-    nearest = next(place for place in (whole, *whole.parents) if os.path.lexists(place))
-    if nearest == whole and not nearest.is_dir():  # a file that may be replaced
+    nearest = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    if nearest == path and not nearest.is_dir():  # a file that may be replaced
         nearest = nearest.parent
     if not nearest.is_dir():
         raise UserError(f"{option}: {nearest} is a file, so {path} cannot be written; choose another place")

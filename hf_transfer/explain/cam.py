@@ -47,7 +47,7 @@ def class_activation_maps(
     """
     if method not in METHODS:
         raise UserError(f"unknown method '{method}'{nearest(method, METHODS)}; known: {', '.join(METHODS)}")
-    if layer is None and not backbone.cam_layers:
+    if layer is None and not any(backbone.cam_layers):
         raise UserError(f"{backbone.provenance.name} has no layer of maps that could be found; name one")
     layer = backbone.cam_layers[-1] if layer is None else layer
     module = submodule(backbone, layer)

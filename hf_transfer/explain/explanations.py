@@ -293,7 +293,7 @@ def _with_probability(image: ExplainedImage, target: int | None, class_names: Se
 
 def _layer(backbone: Backbone, name: str) -> tuple[str, str]:
     """Return what a picture calls a layer, and its path; the layer is named by its depth or by its path."""
-    if name in DEPTHS and not backbone.cam_layers:
+    if name in DEPTHS and not any(backbone.cam_layers):
         raise UserError(f"{backbone.provenance.name} has no layer of maps that could be found; name one by its path")
     path = depths(backbone).get(name, name)
     submodule(backbone, path)

@@ -116,7 +116,8 @@ def peak(raw: torch.Tensor, size: tuple[int, int]) -> tuple[float, float]:
     """Return (x, y) of the place where a map is largest, in pixels of the input: the centre of its largest cell.
 
     Where activations saturate (ReLU6), many cells are as good as largest: of those within 1 % of the largest that are
-    connected with it, it is the cell nearest to their mean. The centre of the first pixel is (0.5, 0.5).
+    connected with it, it is the mean, or where that lies in none of them the centre of the one nearest to it. (Always a
+    cell's centre would shift plateaus of even width by half a cell.) The centre of the first pixel is (0.5, 0.5).
 
     Args:
         raw: float32 [h, w], not blank.
@@ -125,8 +126,11 @@ def peak(raw: torch.Tensor, size: tuple[int, int]) -> tuple[float, float]:
     values = raw.cpu().numpy()
     regions, _ = ndimage.label(values >= _PLATEAU * values.max())
     rows, columns = np.nonzero(regions == regions.flat[values.argmax()])
-    nearest_cell = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
-    y, x = rows[nearest_cell] + 0.5, columns[nearest_cell] + 0.5
+    row, column = rows.mean(), columns.mean()
+    closest = np.hypot(rows - row, columns - column).argmin()
+    if max(abs(rows[closest] - row), abs(columns[closest] - column)) > 0.5:
+        row, column = rows[closest], columns[closest]
+    y, x = row + 0.5, column + 0.5
     return float(x * size[1] / raw.shape[1]), float(y * size[0] / raw.shape[0])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -96,15 +95,14 @@ def check_output(directory: Path, images: Sequence[LooseImage] = (), *, overwrit
     """Refuse to write among a user's files.
 
     Args:
-        directory: where to write.
+        directory: where to write; a directory or nothing.
         images: what is to be explained.
         overwrite: whether files of the same name may be replaced.
 
     Raises:
-        UserError: when the directory cannot be one or be written to, holds something and `overwrite` was not asked for, or
-            holds images to be explained that have the names of pictures or of the table.
+        UserError: when the directory holds something and `overwrite` was not asked for, or images to be explained that have
+            the names of pictures or of the table.
     """
-    check_directory(directory)
     if directory.is_dir() and any(directory.iterdir()) and not overwrite:
         raise UserError(
             f"--output: {directory} is not empty; nothing was touched. Choose another directory, or replace files of the same "
@@ -116,19 +114,6 @@ def check_output(directory: Path, images: Sequence[LooseImage] = (), *, overwrit
             f"--output: {listed(endangered, 3)}: among the images to explain, and could be replaced by a picture; nothing was "
             "touched. Choose another directory."
         )
-
-
-def check_directory(directory: Path) -> None:
-    """Refuse a directory that cannot be made or written to.
-
-    Raises:
-        UserError: naming what stands in the way.
-    """
-    there = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir():
-        raise UserError(f"--output: {there} is a file; expected a directory or nothing")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--output: cannot write to {there}: Permission denied")
 
 
 def _could_be_replaced(image: Path, directory: Path) -> bool:

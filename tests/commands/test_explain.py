@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -112,11 +113,70 @@ def test_explain__nothing_is_overwritten_silently(tmp_path, checkpoint, photos, 
     out = tmp_path / "out"
     arguments = ["explain", str(checkpoint), str(photos / "cat/0.png"), "--output", str(out)]
     assert main(arguments) == 0
-    before = (out / "0.png").read_bytes()
+    before = (out / "0.explained.png").read_bytes()
     assert main(arguments) == 2
     assert f"error: --output: {out} is not empty; nothing was touched." in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
-    assert (out / "0.png").read_bytes() == before
+    assert (out / "0.explained.png").read_bytes() == before
+
+
+def test_explain__the_images_themselves_are_never_replaced(tmp_path, checkpoint, photos, capsys):
+    own = tmp_path / "photos"
+    shutil.copytree(photos / "cat", own)
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    arguments = ["explain", str(checkpoint), str(own), "--output", str(own), "--overwrite"]
+    assert main(arguments) == 0
+    assert {name: (own / name).read_bytes() for name in before} == before
+    assert (own / "0.explained.png").is_file()
+    assert main(arguments) == 2
+    assert "0.explained.png, " in (said := capsys.readouterr().err)
+    assert "among the images to explain, and could be replaced by a picture; nothing was touched" in said
+    assert {name: (own / name).read_bytes() for name in before} == before
+
+
+def test_explain__files_passed_over_are_counted(tmp_path, checkpoint, photos, capsys):
+    own = tmp_path / "photos"
+    shutil.copytree(photos / "cat", own)
+    (own / "notes.txt").write_text("mine")
+    assert main(["explain", str(checkpoint), str(own), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert "passed over 1 hidden or other files" in capsys.readouterr().err
+
+
+def test_explain__output_in_the_home_folder(tmp_path, checkpoint, photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["explain", str(checkpoint), str(photos / "cat/0.png"), "--output", "~/out"]) == 0
+    assert (tmp_path / "out/0.explained.png").is_file()
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_explain__output_below_a_file(tmp_path, run, photos, capsys, images):
+    (tmp_path / "mine.txt").write_text("mine")
+    places = [str(photos / "cat/0.png")] if images else []
+    assert main(["explain", str(run), *places, "--output", str(tmp_path / "mine.txt/sub")]) == 2
+    assert f"error: --output: {tmp_path / 'mine.txt'} is a file, so" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_explain__a_checkpoint_saved_in_half(tmp_path, checkpoint, photos):
+    half = tmp_path / "half"
+    shutil.copytree(checkpoint, half)
+    ResNetForImageClassification.from_pretrained(checkpoint, dtype=torch.bfloat16).save_pretrained(half)
+    assert main(["explain", str(half), str(photos / "cat/0.png"), "--output", str(tmp_path / "out")]) == 0
+    (row,) = table_of(tmp_path / "out")
+    assert row["predicted"] in CLASSES
+
+
+def test_explain__a_run_from_its_source_opens_it_once(run, photos, tmp_path, caplog, capsys):
+    predictions = Predictions.read(run / "predictions/test.parquet")
+    nowhere = [None] * len(predictions.sample_ids)
+    moved = Predictions(predictions.sample_ids, nowhere, predictions.labels, predictions.predicted, predictions.logits, CLASSES)
+    moved.write(run / "predictions/test.parquet")
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["data"]["source"] = str(tmp_path / "nowhere")
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    assert main(["explain", str(run)]) == 2
+    assert "its test images cannot be read any more (cat/1.png, cat/2.png, cat/0.png and 6 more)" in capsys.readouterr().err
+    assert len([message for message in caplog.messages if "cannot be shown" in message]) == 1
 
 
 def test_explain__a_run(run, capsys):
@@ -156,6 +216,7 @@ def test_explain__what_a_run_cannot_be_asked(tmp_path, checkpoint, capsys):
     ("arguments", "message"),
     [
         (["--batch-size", "0"], "--batch-size: expected 1 or more, found 0"),
+        (["--device", "cuda:99"], "--device: 'cuda:99' cannot be used here: "),
         (["--target", "dgo"], "--target: 'dgo' is not a class of the model (did you mean 'dog'?): cat, dog, owl"),
         (["--method", "rollout"], "attention"),
     ],

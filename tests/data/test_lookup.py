@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hf_transfer.data.build import build_splits
-from hf_transfer.data.lookup import read_images
+from hf_transfer.data.lookup import each_image, read_images
 from hf_transfer.recipe.schema import Data
 
 
@@ -29,6 +29,17 @@ def test_read_images__from_their_paths(source):
 def test_read_images__thumbnails_keep_their_shape(tmp_path, noise):
     noise(300, 100).save(tmp_path / "tall.png")
     assert read_images(None, ["a"], {"a": str(tmp_path / "tall.png")}, size=60)["a"].size == (20, 60)
+
+
+def test_each_image__as_large_as_it_is(tmp_path, noise):
+    noise(300, 200).save(tmp_path / "large.png")
+    ((sample_id, image),) = each_image(None, ["a", "gone"], {"a": str(tmp_path / "large.png"), "gone": None})
+    assert (sample_id, image.size) == ("a", (200, 300))
+
+
+def test_each_image__opens_the_source_once(caplog):
+    assert not list(each_image(Data(source="/nowhere"), ["a", "b", "c"], {}))
+    assert len(caplog.messages) == 1
 
 
 def test_read_images__from_the_source_where_the_path_is_gone(source, tmp_path):

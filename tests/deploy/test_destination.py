@@ -16,10 +16,10 @@ def ordinary_user(tmp_path, monkeypatch):
     root = os.geteuid() == 0
     if root:
         os.chown(tmp_path / "mine", 65534, 65534)
-        os.seteuid(65534)
+        os.setresuid(65534, 65534, 0)  # os.access asks for the real one
     yield
     if root:
-        os.seteuid(0)
+        os.setresuid(0, 0, 0)
     tmp_path.chmod(0o755)
 
 
@@ -39,11 +39,11 @@ def test_check_destination__file_in_the_way(tmp_path):
     )
 
 
-def test_check_destination__folder_of_somebody_else(tmp_path, ordinary_user):
+def test_check_destination__folder_of_somebody_else(ordinary_user):
     check_destination(Path("mine/a/b"), "--output")
     with pytest.raises(UserError) as error:
         check_destination(Path("a/b"), "--export")
-    assert str(error.value) == f"--export: nothing may be written in {tmp_path}; choose another place"
+    assert str(error.value) == "--export: nothing may be written in .; choose another place"
 
 
 def test_expanded__as_a_shell_does():

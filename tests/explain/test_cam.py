@@ -5,6 +5,7 @@ from torch import nn
 from hf_transfer.backbones.build import build_backbone
 from hf_transfer.errors import UserError
 from hf_transfer.explain.cam import METHODS, class_activation_maps, depths
+from hf_transfer.explain.maps import blank_reason
 from hf_transfer.recipe.schema import Head, HiddenLayer, Model
 
 BY_CLASS = [method for method in METHODS if method != "eigencam"]
@@ -175,6 +176,17 @@ def test_class_activation_maps__eigen_cam_is_the_first_principal_component(poole
     projected = projected if projected.sum() > 0 else -projected
     maps = class_activation_maps(pooled, pixels, torch.tensor([0]), method="eigencam")
     torch.testing.assert_close(maps[0], projected.relu(), rtol=1e-4, atol=1e-5)
+
+
+def test_class_activation_maps__of_activations_that_are_not_finite_the_map_is_nan(pooled):
+    torch.manual_seed(2)
+    pixels = torch.randn(2, 3, 12, 8)
+    (expected,) = class_activation_maps(pooled, pixels[1:], torch.tensor([0]), method="eigencam")
+    pixels[0, 0, 3, 3] = torch.nan
+    broken, whole = class_activation_maps(pooled, pixels, torch.tensor([0, 0]), method="eigencam")
+    assert broken.isnan().all()
+    assert blank_reason(broken) == "the map is not finite: 24 of 24 values are NaN or infinite"
+    torch.testing.assert_close(whole, expected)
 
 
 def test_class_activation_maps__under_no_grad_and_after_in_place_layers(pooled):

@@ -1,17 +1,27 @@
 """From images to explanations: what is asked, what is found, what is written; and the images chosen from a run."""
 
+import copy
 import csv
 import importlib.util
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from hf_transfer.backbones.backbone import Backbone, Provenance
 from hf_transfer.backbones.build import load_as_it_is
-from hf_transfer.data.loose_images import find_images
+from hf_transfer.backbones.onnx_body import OnnxBody
+from hf_transfer.backbones.wrapper import TransferConfig, TransferForImageClassification
+from hf_transfer.data.loose_images import LooseImage, find_images
+from hf_transfer.deploy.predict import Classifier
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.explain.class_grid import choose_images
@@ -20,6 +30,7 @@ from hf_transfer.explain.maps import METHODS
 from hf_transfer.explain.records import PictureNames, check_output, explain_files
 from hf_transfer.explain.view import View
 from hf_transfer.recipe.schema import Model
+from hf_transfer.run_directory import replacing
 
 _spec = importlib.util.spec_from_file_location("corner_model", Path(__file__).with_name("corner_model.py"))
 corner = importlib.util.module_from_spec(_spec)
@@ -166,6 +177,7 @@ def test_ask__a_class(backbone):
         ),
         ({"method": "eigencam", "top_k": 2}, ["--target, --top-k: eigencam does not explain a class; leave them out"]),
         ({"method": "gradcam", "top_k": 4}, ["--top-k: expected 1 to 3, the number of classes, found 4"]),
+        ({"method": "gradcam", "top_k": 0}, ["--top-k: expected 1 to 3, the number of classes, found 0"]),
         (
             {"method": "gradcam", "target": "cat", "top_k": 2},
             ["--target, --top-k: name one class, or explain the most probable ones, not both"],
@@ -176,6 +188,89 @@ def test_ask__what_does_not_fit(backbone, arguments, problems):
     with pytest.raises(UserError) as caught:
         ask(backbone, **arguments)
     assert str(caught.value) == "\n".join(problems)
+
+
+def test_ask__at_most_as_many_classes_as_a_picture_has_rows(vision_transformer):
+    vision_transformer = replace(vision_transformer, model=copy.copy(vision_transformer.model))
+    vision_transformer.model.config = ViTConfig(num_labels=1000)
+    assert ask(vision_transformer, "occlusion", top_k=20).top_k == 20
+    with pytest.raises(UserError) as caught:
+        ask(vision_transformer, "occlusion", top_k=171)
+    assert str(caught.value) == "--top-k: expected 1 to 20 (a picture has a row for each), found 171"
+
+
+def test_ask__no_layers_of_maps():
+    with pytest.raises(UserError, match=r"^--layers: corner has no layer of maps that could be found; name one by its path$"):
+        ask(corner.corner_backbone(), "gradcam")
+    assert ask(corner.corner_backbone(), "gradcam", layers="dropout").layers == (("dropout", "dropout"),)
+
+
+@pytest.fixture
+def onnx_backbone():
+    """A network whose body is an ONNX graph: the mean of each channel, computed by onnxruntime."""
+    graph = helper.make_graph(
+        [helper.make_node("ReduceMean", ["images", "axes"], ["features"], keepdims=0)],
+        "means",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(np.array([2, 3], np.int64), "axes")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    body = OnnxBody(torch.frombuffer(bytearray(made), dtype=torch.uint8))
+    torch.manual_seed(0)
+    network = nn.Sequential(OrderedDict(body=body, head=nn.Linear(3, 2)))
+    model = TransferForImageClassification(TransferConfig(library="onnx", num_labels=2), network)
+    return Backbone(model, ViTImageProcessor(size={"height": 32, "width": 32}), ("network.head",), Provenance("quantized"))
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "occlusion"])
+def test_ask__nothing_inside_an_onnx_graph(onnx_backbone, method):
+    with pytest.raises(UserError) as caught:
+        ask(onnx_backbone, method, layers="last", target="nobody")
+    assert str(caught.value) == (
+        "--method: this model's backbone is an ONNX graph: it has no gradient and no layers to read; use --method occlusion"
+    )
+
+
+def test_ask__occlusion_of_an_onnx_graph(onnx_backbone):
+    question, view = ask(onnx_backbone, "occlusion", faithfulness=True), View(onnx_backbone.preprocessing)
+    (found,) = explain_batch(onnx_backbone, view, question, ["a"], [(32, 32)], corner.noisy_pixels(1))
+    assert found.explanations[0].raw.shape == (16, 16)
+    assert found.explanations[0].raw.abs().max() > 0
+
+
+def independent(backbone):
+    """Return the corner network as a model of several labels an image."""
+    backbone.model.config = SimpleNamespace(**vars(backbone.model.config), problem_type="multi_label_classification")
+    return backbone
+
+
+def test_explain_batch__probabilities_of_several_labels_are_those_of_predict():
+    backbone, pixels = independent(corner.corner_backbone()), corner.noisy_pixels(2)
+    view, question = View(backbone.preprocessing), Question("occlusion", top_k=2)
+    classifier = Classifier(backbone, device=torch.device("cpu"))
+    logits = classifier.logits(pixels)
+    for image, row in zip(explain_batch(backbone, view, question, ["a", "b"], [(9, 9)] * 2, pixels), logits, strict=True):
+        np.testing.assert_allclose(image.probabilities, 1 / (1 + np.exp(-row.astype(float))), rtol=1e-6)
+        assert image.probabilities.sum() == pytest.approx(1.0)  # its logits are x and -x
+        # Covering the corner leaves a logit of 0 and a sigmoid of a half; of two classes a softmax would be the sigmoid of 2 x.
+        for explanation in image.explanations:
+            drop = float(explanation.raw.flatten()[explanation.raw.abs().argmax()])
+            assert abs(drop) < abs(image.probabilities[explanation.target] - 0.5) + 1e-6
+
+
+def test_explain_batch__one_logit_is_a_sigmoid():
+    class Single(corner.CornerModel):
+        config = SimpleNamespace(num_labels=1, id2label={0: "bright"})
+
+        def forward(self, pixel_values):
+            return SimpleNamespace(logits=super().forward(pixel_values).logits[:, :1])
+
+    backbone = replace(corner.corner_backbone(), model=Single().eval())
+    view, pixels = View(backbone.preprocessing), corner.noisy_pixels(1)
+    (found,) = explain_batch(backbone, view, Question("occlusion"), ["a"], [(9, 9)], pixels)
+    assert 0.9 < found.probabilities[0] < 1.0
+    assert found.explanations[0].blank is None
 
 
 def test_ask__unknown_layers_are_all_named(backbone):
@@ -199,11 +294,14 @@ def test_explain_files__writes_a_picture_and_a_row_for_each(tmp_path, backbone, 
     rows, unreadable = explain_files(backbone, question, images, tmp_path / "out", batch_size=2)
     assert unreadable == 1
     assert "b/0.png: not an image in a known format" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1-2.png", "1.png", "2.png", "explanations.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "1-2.explained.png", "1.explained.png", "2.explained.png", "explanations.csv",
+    ]  # fmt: skip
     with (tmp_path / "out/explanations.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [(Path(row["file"]).parent.name, row["picture"]) for row in written] == [
-        ("a", "1.png"), ("a", "1.png"), ("b", "1-2.png"), ("b", "1-2.png"), ("b", "2.png"), ("b", "2.png"),
+        ("a", "1.explained.png"), ("a", "1.explained.png"), ("b", "1-2.explained.png"), ("b", "1-2.explained.png"),
+        ("b", "2.explained.png"), ("b", "2.explained.png"),
     ]  # fmt: skip
     assert [row["layer"] for row in written[:2]] == ["resnet.encoder.stages.1", "resnet.encoder.stages.3"]
     for row, kept in zip(written, rows, strict=True):
@@ -214,6 +312,28 @@ def test_explain_files__writes_a_picture_and_a_row_for_each(tmp_path, backbone, 
             assert 0 <= float(row["peak_x"]) <= 80
             assert 0 <= float(row["peak_y"]) <= 50
     assert all(parameter.requires_grad and parameter.grad is None for parameter in backbone.model.parameters())
+
+
+def test_explain_files__an_interruption_leaves_no_table_of_other_pictures(tmp_path, backbone):
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "1.png")
+    Image.new("RGB", (64, 64), (30, 200, 30)).save(tmp_path / "2.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "explanations.csv").write_text("of other pictures")
+    question, images = ask(backbone, "gradcam"), find_images([str(tmp_path / "1.png"), str(tmp_path / "2.png")])
+
+    class Interrupted(list):
+        """A list of images during whose second batch somebody presses Ctrl-C."""
+
+        def __getitem__(self, places):
+            if places.start == 2:
+                raise KeyboardInterrupt
+            return super().__getitem__(places)
+
+    with pytest.raises(KeyboardInterrupt):
+        explain_files(backbone, question, Interrupted([*images, *images]), out, batch_size=1)
+    assert (out / "1.explained.png").is_file()
+    assert not (out / "explanations.csv").exists()
 
 
 def test_explain_files__the_size_of_a_batch_changes_nothing(tmp_path, backbone):
@@ -237,14 +357,40 @@ def test_check_output__does_not_write_among_files(tmp_path):
     )
     check_output(tmp_path, overwrite=True)
     check_output(tmp_path / "new", overwrite=False)
-    with pytest.raises(UserError, match="is a file; expected a directory or nothing"):
-        check_output(tmp_path / "mine.txt", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["cat.explained.png", "Cat.Explained.PNG", "explanations.csv"])
+def test_check_output__does_not_replace_the_images_themselves(tmp_path, name):
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    photos.mkdir()
+    (photos / name).write_bytes(b"mine")
+    elsewhere.symlink_to(photos)
+    (tmp_path / "link.png").symlink_to(photos / name)
+    for image in (photos / name, elsewhere / name, tmp_path / "link.png"):
+        with pytest.raises(UserError) as caught:
+            check_output(photos, [LooseImage(str(image))], overwrite=True)
+        assert str(caught.value) == (
+            f"--output: {image}: among the images to explain, and could be replaced by a picture; nothing was touched. Choose "
+            "another directory."
+        )
+    check_output(tmp_path / "out", [LooseImage(str(photos / name))], overwrite=True)
+    check_output(photos, [LooseImage(str(photos / "cat.png")), LooseImage("https://h/cat.explained.png")], overwrite=True)
 
 
 def test_picture_names__each_once():
     names = PictureNames()
     given = [names.of(name) for name in ("a/x.jpg", "b/X.png", "b/x-2.png", "https://h/x.jpg?w=3", "..", "caf\u00e9 1.tif")]
-    assert given == ["x.png", "X-2.png", "x-2-2.png", "x-3.png", "image.png", "caf\u00e9 1.png"]
+    stems = ["x", "X-2", "x-2-2", "x-3", "image", "caf\u00e9 1"]
+    assert given == [f"{stem}.explained.png" for stem in stems]
+
+
+def test_picture_names__long_ones_fit_a_file_system(tmp_path):
+    names = PictureNames()
+    given = [names.of("\u5b57" * 82 + ".png"), names.of("\u5b57" * 82 + ".jpg"), names.of("x" * 300)]
+    assert given[:2] == ["\u5b57" * 66 + ".explained.png", "\u5b57" * 66 + "-2.explained.png"]
+    for name in given:
+        with replacing(tmp_path / name) as temporary:
+            temporary.write_bytes(b"")
 
 
 def predictions_of(labels, predicted, certainty, classes):

@@ -65,6 +65,14 @@ def test_peak__middle_of_a_plateau():
     assert peak(raw, (32, 32)) == (20.0, 16.0)
 
 
+def test_peak__is_never_beside_the_plateau():
+    raw = torch.ones(7, 7)
+    raw[1:6, 1:6] = 0.0
+    x, y = peak(raw, (7, 7))
+    assert raw[int(y), int(x)] == 1.0
+    assert (x, y) == (3.5, 0.5)  # of the four cells nearest to the middle the first
+
+
 def test_upsampled__bilinear_with_cells_in_their_place():
     raw = torch.tensor([[[0.0, 1.0]]])
     found = upsampled(raw, (2, 4))
