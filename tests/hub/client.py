@@ -63,6 +63,11 @@ def run_recipe(environment: dict[str, str], recipe: dict[str, Any], folder: Path
     return done.returncode, done.stderr, time.perf_counter() - started
 
 
+def run_command(environment: dict[str, str], words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Carry out one `hf-transfer` command."""
+    return _python(environment | {"PYTHONPATH": str(ROOT)}, folder, "-m", "hf_transfer.cli", *words)
+
+
 def _python(environment: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
