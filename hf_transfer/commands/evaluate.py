@@ -50,22 +50,25 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     models, overrides = _without_overrides(options.models)
     sources, more = _without_overrides(options.data or [])
-    overrides += [*more, *options.overrides]
+    corruptions, still_more = _without_overrides(options.corruptions or [])
+    overrides += [*more, *still_more, *options.overrides]
     if not models:
         raise UserError(f"evaluate: expected a model, found only {listed(overrides)}")
     data: list[dict[str, Any]] = [{"source": source} for source in sources] if sources else _own_data(models, options.split)
     names = [Path(part.replace(":", "-").rstrip("/")).name for part in (models[0], data[0]["source"])]
     several = len(models) > 1 or len(data) > 1
-    evaluation: dict[str, Any] = {"splits": [options.split], "label_map": _label_map(options.label_map)}
+    # The training images of a run are those that its validation split left.
+    splits = ["train", "validation"] if options.split == "train" and not sources else [options.split]
+    evaluation: dict[str, Any] = {"splits": splits, "label_map": _label_map(options.label_map)}
     if options.tta:
         evaluation["tta"] = options.tta
-    if options.corruptions:
-        evaluation["corruptions"] = options.corruptions
+    if corruptions:
+        evaluation["corruptions"] = corruptions
     raw = {
         "mode": "evaluate",
         "output_dir": options.output_dir or ("runs/benchmark" if several else f"runs/evaluate-{'-'.join(names)}"),
-        "data": data if several else data[0],
-        "model": [{"backbone": model} for model in models] if several else {"backbone": models[0]},
+        "data": data if len(data) > 1 else data[0],
+        "model": [{"backbone": model} for model in models] if len(models) > 1 else {"backbone": models[0]},
         "evaluation": evaluation,
     }
     return carry_out(parse_any(raw, overrides, source="the command line"), options, resume=options.resume)

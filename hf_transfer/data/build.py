@@ -128,9 +128,8 @@ def _split(
     fractions = {}
     if "test" not in tables and section.test_fraction is not None:
         fractions["test"] = section.test_fraction
-    # An evaluation that holds out a test split, or scores the train split, holds out the validation split too: its images are
-    # those of a training.
-    if "validation" not in tables and (training or {"train", "validation"} & set(wanted) or fractions):
+    # An evaluation that holds out a test split holds out the validation split too: its test images are a training's.
+    if "validation" not in tables and (training or "validation" in wanted or fractions):
         fractions["validation"] = section.validation_fraction
     if fractions and "train" in tables:
         if training:

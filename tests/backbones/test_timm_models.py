@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_transfer.backbones.build import build_backbone, load_as_it_is
-from hf_transfer.backbones.hidden_head import _saveable
+from hf_transfer.backbones.hidden_head import saveable_processor
 from hf_transfer.backbones.timm_models import load_weights_by_position
 from hf_transfer.errors import BackboneError
 from hf_transfer.recipe.schema import Model
@@ -254,10 +254,10 @@ def test_saveable__prepares_images_like_timm(crop_mode, width):
     processor = timm_processor(crop_mode)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, width, 3), np.uint8))
     expected = processor(image, return_tensors="pt")["pixel_values"]
-    found = _saveable(processor)(image, return_tensors="pt")["pixel_values"]
+    found = saveable_processor(processor)(image, return_tensors="pt")["pixel_values"]
     assert torch.allclose(found, expected, atol=2.5 / 127.5)  # two levels of 256: the libraries round differently
 
 
 def test_saveable__border_is_refused():
     with pytest.raises(BackboneError, match="pads images with a border"):
-        _saveable(timm_processor("border"))
+        saveable_processor(timm_processor("border"))
