@@ -238,7 +238,7 @@ def test_build_demo__in_a_browser(address, backbone, run):
         page = browser.new_page()
         page.on("request", lambda request: servers.add(request.url.split("/")[2]))
         page.goto(address)
-        assert page.get_by_role("heading", name="Tiny 'beasts'").is_visible()
+        page.get_by_role("heading", name="Tiny 'beasts'").wait_for()  # fails when it does not appear
         page.set_input_files("input[type=file]", run / "0.png")
         shown = page.get_by_test_id("label-output-value")
         shown.wait_for()
