@@ -242,8 +242,7 @@ def _finish(recipe: Recipe, directory: RunDirectory, metrics: dict[str, Any], st
 
         add_shifts(metrics, list(recipe.evaluation.extra))
         write_json(directory.metrics, metrics)
-        write_plots(directory.root)
-        write_report(directory.root)
+        write_report(directory.root, findings=write_plots(directory.root))
         write_model_card(directory.root)
     state.wait_for_everyone()
     return RunResult(directory, metrics if state.is_main_process else directory.read_metrics())

@@ -122,24 +122,22 @@ def _held_out(run: Path) -> list[Image.Image]:
     from ..data.lookup import read_images
     from ..evaluation.predictions import Predictions
     from ..recipe import load_recipe
+    from ..report.plots import plotted_split
 
-    path = next(
-        (path for path in (run / "predictions" / f"{split}.parquet" for split in ("test", "validation")) if path.is_file()),
-        None,
-    )
-    if path is None:
+    split = plotted_split(run)
+    if split is None:
         raise UserError(
             f"{run}: expected predictions/test.parquet, which names the images to compare on; give some with --images PLACE"
         )
-    predictions = Predictions.read(path)
+    predictions = Predictions.read(run / "predictions" / f"{split}.parquet")
     paths = dict(zip(predictions.sample_ids, predictions.paths, strict=True))
     wanted = _spread(predictions.sample_ids)
     found = read_images(load_recipe(str(run / "recipe.json")).data, wanted, paths, size=LARGEST_SIDE)
     if not found:
-        raise UserError(f"{run}: none of the images of its {path.stem} split can be found; give some with --images PLACE")
+        raise UserError(f"{run}: none of the images of its {split} split can be found; give some with --images PLACE")
     if len(found) < len(wanted):
         print(
-            f"{len(wanted) - len(found)} of {len(wanted)} images of the {path.stem} split cannot be found or read any more; "
+            f"{len(wanted) - len(found)} of {len(wanted)} images of the {split} split cannot be found or read any more; "
             "compared on the others",
             file=sys.stderr,
         )

@@ -39,8 +39,7 @@ def _report(options: argparse.Namespace) -> int:
     from ..report import write_plots, write_report
 
     try:
-        write_plots(root)
-        page = write_report(root, output)
+        page = write_report(root, output, write_plots(root))
     except OSError as error:
         raise UserError(f"report: cannot write to {error.filename or output or root}: {error.strerror or error}") from None
     pictures = sorted(str(path) for path in (root / "plots").glob("*.png"))

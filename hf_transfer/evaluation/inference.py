@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch.backends import cudnn
 from torch.utils.data import DataLoader, Subset
 
+from ..backbones.precision import full_precision
 from ..data.dataset import own_part
 from ..data.table import ImageTable
 from ..data.transforms import Preprocessing
@@ -135,13 +134,6 @@ def probabilities(logits: np.ndarray, config: Any) -> np.ndarray:
     scores = torch.from_numpy(logits).double()
     independent = getattr(config, "problem_type", None) == "multi_label_classification" or scores.shape[1] == 1
     return (scores.sigmoid() if independent else scores.softmax(dim=1)).numpy()
-
-
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Let float32 be float32: a GPU's convolutions, which torch lets round to TF32, do not."""
-    with cudnn.flags(enabled=True, allow_tf32=False) if device.type == "cuda" else contextlib.nullcontext():
-        yield
 
 
 def tta_scores(logits: np.ndarray) -> np.ndarray:

@@ -20,9 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..backbones.backbone import Backbone
 from ..backbones.onnx_body import OnnxBody
+from ..backbones.precision import full_precision
 from ..errors import UserError
 from ..training.hardware import device_name, peak_memory_mb, reset_peak_memory
-from .inference import full_precision, prepare_model
+from .inference import prepare_model
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGEST_BATCH = 1024

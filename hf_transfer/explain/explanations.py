@@ -12,9 +12,10 @@ import torch
 
 from ..backbones.backbone import Backbone
 from ..backbones.onnx_body import OnnxBody
+from ..backbones.precision import full_precision
 from ..data.dataset import sample_seed
 from ..errors import UserError, listed, nearest
-from ..evaluation.inference import full_precision, probabilities
+from ..evaluation.inference import probabilities
 from ..evaluation.labels import model_class_names
 from .cam import DEPTHS, depths, in_eval_mode, submodule
 from .faithfulness import insertion_deletion

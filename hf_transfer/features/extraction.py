@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
-from torch.backends import cudnn
 from torch.utils.data import DataLoader, Subset
 
+from ..backbones.precision import full_precision
 from ..data.dataset import Collate, ImageDataset, own_part
 from ..errors import BackboneError
 from .store import FeatureFolder
@@ -118,11 +118,11 @@ class Extractor:
         forward: Compute = torch.compile(module, dynamic=False) if self.compiled else module
 
         # Float32 features stand for final figures: a GPU's convolutions are not to round them to TF32.
-        full = self.autocast is None and self.device.type == "cuda"
+        exact = self.autocast is None
 
         def compute(pixels: torch.Tensor) -> torch.Tensor:
             # No inference mode anywhere: some networks keep tensors they compute (BEiT its positions) and are trained later.
-            with torch.no_grad(), cudnn.flags(enabled=True, allow_tf32=False) if full else contextlib.nullcontext():
+            with torch.no_grad(), full_precision(self.device) if exact else contextlib.nullcontext():
                 return forward(pixels.to(self.device, non_blocking=True)).cpu()
 
         try:

@@ -31,7 +31,7 @@ _CAPTION = 48  # columns of text that a class name below an image may take
 _SMALL = 64  # pixels: images below are enlarged with their pixels sharp
 
 
-def write_report(run_dir: Path, output: Path | None = None) -> Path:
+def write_report(run_dir: Path, output: Path | None = None, findings: Findings | None = None) -> Path:
     """Write one self-contained HTML file from the files of a run directory.
 
     Pictures are those of plots/, so `write_plots` comes first; what is not there is left out. Class names, descriptions and
@@ -41,6 +41,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     Args:
         run_dir: a run directory with at least recipe.json and metrics.json.
         output: the file to write; by default report.html in the run directory.
+        findings: what `write_plots` has just read of the predictions; read here where it is None.
 
     Returns:
         The file that was written.
@@ -49,7 +50,7 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
         RunDirectoryError: a file is missing or damaged.
     """
     run = SavedRun.read(run_dir)
-    page = _environment().get_template(_TEMPLATE).render(**_content(run))
+    page = _environment().get_template(_TEMPLATE).render(**_content(run, findings))
     target = run.path / REPORT if output is None else Path(output)
     if target.is_dir():
         raise RunDirectoryError(f"{target}: expected a file to write the report into, found a directory")
@@ -72,10 +73,11 @@ def _environment() -> Any:
     )
 
 
-def _content(run: SavedRun) -> dict[str, Any]:
+def _content(run: SavedRun, findings: Findings | None) -> dict[str, Any]:
     """Return what the template shows; a part that is None or empty, and its heading, is left out."""
     split = plotted_split(run.path)
-    findings = Findings.read(run, split) if split is not None else None
+    if findings is None and split is not None:
+        findings = Findings.read(run, split)
     recipe = public(run.recipe)
     per_class = run.splits[run.headline_split].get("per_class") if run.headline_split else None
     return {

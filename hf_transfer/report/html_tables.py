@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from .calibration import CALIBRATION
 from .formats import NOTHING, count, duration, finite, interval, megabytes, number
-from .history import phase_spans
 from .names import plain
 from .redaction import public_text
+from .run_tables import data_rows, phase_rows
 from .saved_run import SPLITS, SavedRun, read_object
 
 
@@ -132,23 +132,7 @@ def calibration_table(run: SavedRun) -> tuple[float, Table] | None:
 
 def phases_table(run: SavedRun) -> Table | None:
     """Return the phases: the trainable parameters that the run counted, the steps that it logged."""
-    counted = run.cost.get("trainable_parameters")
-    counted = dict(counted) if isinstance(counted, Mapping) else {}
-    spans = {span.name: span for span in phase_spans(run.history) if span.name}
-    total = finite(run.cost.get("parameters"))
-    rows = []
-    for phase in dict.fromkeys([*counted, *spans]):
-        span = spans.get(phase)
-        trainable = finite(counted.get(phase, span.trainable_parameters if span else None))
-        rows.append(
-            [
-                plain(phase),
-                count(trainable),
-                NOTHING if trainable is None or not total else f"{100 * trainable / total:.3g} %",
-                f"{span.start:,} to {span.end:,}" if span else NOTHING,
-                f"{span.last_epoch:.4g}" if span and span.last_epoch is not None else NOTHING,
-            ]
-        )
+    rows = [[plain(name), *figures] for name, *figures in phase_rows(run)]
     return Table(["Phase", "Trained parameters", "Of all", "Steps", "Until epoch"], rows) if rows else None
 
 
@@ -200,12 +184,7 @@ def _operations(value: object) -> str:
 def data_table(run: SavedRun) -> Table | None:
     """Return the images of each split, and of its smallest and largest class."""
     counts = _class_counts(run)
-    rows = []
-    for split in _in_order([*counts, *run.splits]):
-        sizes = [size for value in counts.get(split, {}).values() if (size := finite(value)) is not None]
-        figures = run.splits.get(split, {})
-        summary = [count(of(sizes)) if sizes else NOTHING for of in (sum, min, max)]
-        rows.append([plain(split), *summary, count(figures.get("n")), count(figures.get("skipped"))])
+    rows = [[plain(name), *figures] for name, *figures in data_rows(run, counts, _in_order([*counts, *run.splits]))]
     return Table(["Split", "Images", "Smallest class", "Largest class", "Evaluated", "Skipped"], rows) if rows else None
 
 

@@ -15,6 +15,7 @@ from .markdown import code, code_block, escape, paragraph, table
 from .names import plain
 from .plots import CONFUSION_MATRIX, CURVES, plotted_split
 from .redaction import public, public_text
+from .run_tables import data_rows, phase_rows
 from .saved_run import SavedRun
 
 MAX_CLASSES_LISTED = 50
@@ -215,13 +216,8 @@ def _data(run: SavedRun) -> str:
     found = run.environment.get("class_counts")
     counts = dict(found) if isinstance(found, Mapping) else {}
     parts = ["## Data", f"Source: {_data_link(run)}."]
-    splits = list(dict.fromkeys([*counts, *run.splits]))
-    rows = []
-    for split in splits:
-        sizes = [size for size in counts.get(split, {}).values() if finite(size) is not None]
-        summary = [count(total(sizes)) if sizes else NOTHING for total in (sum, min, max)]
-        evaluated = run.splits.get(split, {})
-        rows.append([escape(split), *summary, count(evaluated.get("n")), count(evaluated.get("skipped"))])
+    splits = dict.fromkeys([*counts, *run.splits])
+    rows = [[escape(name), *figures] for name, *figures in data_rows(run, counts, splits)]
     if rows:
         header = ["Split", "Images", "Smallest class", "Largest class", "Evaluated", "Skipped"]
         parts.append(table(header, rows))
@@ -338,23 +334,11 @@ def _training(run: SavedRun) -> str:
 
 def _phases(run: SavedRun) -> str:
     """Return the table of the phases: the trainable parameters that the run counted, the steps that it logged."""
-    counted = run.cost.get("trainable_parameters")
-    counted = dict(counted) if isinstance(counted, Mapping) else {}
-    spans = {span.name: span for span in phase_spans(run.history) if span.name}
-    total = finite(run.cost.get("parameters"))
-    rows = []
-    for phase in dict.fromkeys([*counted, *spans]):
-        span = spans.get(phase)
-        trainable = finite(counted.get(phase, span.trainable_parameters if span else None))
-        share = NOTHING if trainable is None or not total else f"{100 * trainable / total:.3g} %"
-        row = [escape(phase), count(trainable), share]
-        row += [f"{span.start:,} to {span.end:,}" if span else NOTHING]
-        row += [f"{span.last_epoch:.4g}" if span and span.last_epoch is not None else NOTHING]
-        rows.append(row)
+    rows = [[escape(name), *figures] for name, *figures in phase_rows(run)]
     if not rows:
         return ""
     header = ["Phase", "Trainable parameters", "Of all", "Steps", "Until epoch"]
-    if not spans:
+    if not any(span.name for span in phase_spans(run.history)):
         header, rows = header[:3], [row[:3] for row in rows]
     return table(header, rows)
 

@@ -27,7 +27,7 @@ EXPLANATIONS = Path("plots/explanations.png")
 _DRAWN = (CURVES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, TOP_LOSSES, CONFUSED_PAIRS)
 
 
-def write_plots(run_dir: Path) -> None:
+def write_plots(run_dir: Path) -> Findings | None:
     """Draw the pictures that the files of a run directory allow, and fit the temperature of calibration.json.
 
     `curves` where history.csv has rows (an evaluate-mode run has none). Of the test split, or of the validation split in a
@@ -36,6 +36,9 @@ def write_plots(run_dir: Path) -> None:
 
     Args:
         run_dir: a run directory with at least recipe.json and metrics.json.
+
+    Returns:
+        What was found in the predictions, for `write_report`; None where there are none.
 
     Raises:
         RunDirectoryError: a file is missing or damaged.
@@ -48,7 +51,7 @@ def write_plots(run_dir: Path) -> None:
     if run.history:
         plot_curves(run.path / "history.csv", run.path / CURVES)
     if split is None or found is None:
-        return
+        return None
     calibration = write_calibration(run)
     scores, predictions = found.scores, found.scores.predictions
     plot_confusion_matrix(predictions.labels, predictions.predicted, predictions.class_names, run.path / CONFUSION_MATRIX)
@@ -61,6 +64,7 @@ def write_plots(run_dir: Path) -> None:
     plot_top_losses(found.losses, found.images, run.path / TOP_LOSSES)
     if found.pairs:
         plot_confused_pairs(found.pairs, found.images, run.path / CONFUSED_PAIRS)
+    return found
 
 
 def plotted_split(run_dir: Path) -> str | None:
