@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b|\bgithub_pat_\w{20,}\b|\bgh[pousr]_[A-Za-z0-9]{20,}\b")
+from ..access_tokens import REMOVED, without_tokens
+
 _SECRET_KEY = re.compile(r"(?:^|[_-])(?:token|password|passwd|secret|api_?key|access_?key|credentials?)$", re.IGNORECASE)
-_REDACTED = "(removed)"
 
 # fsspec joins addresses with "::"; each is looked at by itself.
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>(?:(?!::)[^\s\"'<>`])*)")
@@ -28,7 +28,7 @@ def public_text(text: str) -> str:
         The text with access tokens removed, addresses without user, password, query and fragment, and absolute paths
         (also from the home folder, and texts that are nothing but a path from `.` or `..`) cut to their last part.
     """
-    text = _TOKEN.sub(_REDACTED, text)
+    text = without_tokens(text)
     if _WHOLE_PATH.match(text) and "://" not in text and "::" not in text:
         return last_part(text)
     parts, position = [], 0
@@ -46,7 +46,7 @@ def public(value: Any) -> Any:
         return [public(item) for item in value]
     if isinstance(value, dict):
         return {
-            key: _REDACTED if isinstance(item, str) and _SECRET_KEY.search(str(key)) else public(item)
+            key: REMOVED if isinstance(item, str) and _SECRET_KEY.search(str(key)) else public(item)
             for key, item in value.items()
         }
     return value
