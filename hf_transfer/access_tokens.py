@@ -6,7 +6,11 @@ import re
 
 REMOVED = "(removed)"
 
-_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b|\bgithub_pat_\w{20,}\b|\bgh[pousr]_[A-Za-z0-9]{20,}\b")
+# The Hub's are 34 random letters; a file called hf_efficientnet_lite0 is none, and neither is hf_efficientnetlite0textile.
+_TOKEN = re.compile(
+    r"\b(?:hf|api_org)_(?=[a-z0-9]*[A-Z])(?=[A-Z0-9]*[a-z])[A-Za-z0-9]{16,}\b"
+    r"|\bgithub_pat_\w{20,}\b|\bgh[pousr]_[A-Za-z0-9]{20,}\b"
+)
 
 
 def holds_token(text: str) -> bool:

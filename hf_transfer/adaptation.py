@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from .run_directory import RunDirectory, replacing, write_json
 if TYPE_CHECKING:
     import numpy as np
     from accelerate import PartialState
+    from transformers import TrainerCallback
 
     from .backbones.backbone import Backbone
     from .data.build import Splits
@@ -78,6 +79,7 @@ def prepare_live(
     *,
     resume: bool = False,
     last_phase_only: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> LiveTraining:
     """Fit what a strategy fits on features first, and build the Trainer with its schedule.
 
@@ -90,6 +92,7 @@ def prepare_live(
         adapters: what was put into the network, or None.
         resume: use what an interrupted run has fitted.
         last_phase_only: leave out the phases before the last.
+        callbacks: what else follows the training.
     """
     from .strategies.schedules import build_schedule
     from .training.train import build_trainer
@@ -116,6 +119,7 @@ def prepare_live(
         ema=recipe.ema,
         early_stopping=recipe.early_stopping,
         adapters=adapters,
+        callbacks=callbacks,
     )
     return LiveTraining(trainer, seconds, parameters)
 
@@ -129,12 +133,13 @@ def train_live(
     adapters: Adapters | None,
     *,
     resume: bool,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train with the Trainer, save the model, and return its metrics with the `cost` of training."""
     from .training.checkpoints import last_complete
     from .training.train import train
 
-    live = prepare_live(recipe, directory, splits, backbone, state, adapters, resume=resume)
+    live = prepare_live(recipe, directory, splits, backbone, state, adapters, resume=resume, callbacks=callbacks)
     cost = train(live.trainer, last_complete(directory.checkpoints) if resume else None)
     temperature = None
     if recipe.evaluation.calibrate:

@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from .commands import check, demo, evaluate, explain, export, features, find_lr, predict, quantize, recipes, report, run
+from .access_tokens import without_tokens
+from .commands import check, demo, evaluate, explain, export, features, find_lr, predict, push, quantize, recipes, report, run
 from .errors import UserError, message_of
 
 # In the order of --help.
-COMMANDS = (run, check, find_lr, recipes, features, evaluate, predict, explain, report, export, quantize, demo)
+COMMANDS = (run, check, find_lr, recipes, features, evaluate, predict, explain, report, export, quantize, demo, push)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +35,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
     options, rest = parser.parse_known_args(arguments)
     unknown = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]
     if unknown:
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        parser.error(without_tokens(f"unrecognized arguments: {' '.join(unknown)}"))
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
@@ -48,7 +49,7 @@ def _guarded(function: Callable[[argparse.Namespace], int], options: argparse.Na
         return status
     except UserError as error:
         if int(os.environ.get("RANK", "0")) == 0:  # under a launcher one process speaks for all
-            print(f"error: {message_of(error)}", file=sys.stderr)
+            print(f"error: {without_tokens(message_of(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; a run that has begun continues with --resume", file=sys.stderr)

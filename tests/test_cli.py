@@ -55,6 +55,14 @@ def test_main__unknown_words_are_refused(words, capsys):
     assert "unrecognized arguments" in capsys.readouterr().err
 
 
+def test_main__no_message_repeats_an_access_token(capsys):
+    token = "hf_" + "aB" * 17
+    with pytest.raises(SystemExit):
+        main(["run", "r.json", "--token", token])
+    assert main(["recipes", token]) == 2
+    assert token not in capsys.readouterr().err
+
+
 def test_run_main__overrides_before_and_after_options(tmp_path, capsys):
     assert run_main([str(tmp_path / "r.json"), "seed=1", "--overwrite", "seed=2"]) == 2
     assert "no such file" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..errors import BackboneError, listed
+from ..hub_errors import HubFailure, hub_failure, reading_problem, wanted_model
 from .backbone import Backbone, Provenance
 from .heads import last_linear
 
@@ -47,7 +48,11 @@ def load_checkpoint(name: str, revision: str | None, *, class_names: list[str] |
     register()
     location, provenance = _locate(name, revision)
     labels = {} if class_names is None else label_arguments(class_names)
-    arguments: dict[str, Any] = {"revision": provenance.revision} if provenance.hub_id else {}
+    arguments: dict[str, Any] = {}
+    failure = None
+    if provenance.hub_id and provenance.revision:
+        arguments["revision"] = provenance.revision
+        failure = _fetch(name, provenance.revision, weights=pretrained)
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=False, **arguments, **labels)
         if config.model_type == "timm_wrapper":
@@ -69,7 +74,12 @@ def load_checkpoint(name: str, revision: str | None, *, class_names: list[str] |
             )
         else:
             model, info = AutoModelForImageClassification.from_config(config, trust_remote_code=False), {}
-    except _LOADING_ERRORS as error:
+    except Exception as error:
+        failure = failure or (hub_failure(error) if provenance.hub_id else None)
+        if failure is not None and failure.kind != "no_file":
+            raise BackboneError(reading_problem(failure, wanted_model(name, revision))) from None
+        if not isinstance(error, _LOADING_ERRORS):
+            raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BackboneError(f"model.backbone: {name} cannot be loaded as an image classifier: {first}") from None
     heads = _heads(model)
@@ -123,6 +133,8 @@ def _locate(name: str, revision: str | None) -> tuple[str, Provenance]:
     """Return what `from_pretrained` should load, and where it comes from."""
     path = Path(name).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise BackboneError(f"model.revision: {name} is a directory here, which has no revisions; leave it out")
         return str(_model_directory(path)), Provenance(name=name, license=None)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise BackboneError(f"model.backbone: expected a directory with a config.json, found no such directory: {name}")
@@ -153,51 +165,17 @@ def _model_directory(path: Path) -> Path:
 
 def _hub_provenance(name: str, revision: str | None) -> Provenance:
     """Resolve a Hub id to a commit, from the Hub or, without a connection, from the cache; the licence is the card's."""
-    from huggingface_hub import constants, hf_hub_download, metadata_load
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # by __getattr__
+    from huggingface_hub import hf_hub_download, metadata_load
 
     try:  # by its revision: the cache then knows which commit that is, and offline it is found there
         config = Path(hf_hub_download(name, "config.json", revision=revision))
-    except HFValidationError:
-        raise BackboneError(f"model.backbone: '{name}' is neither a local directory nor a Hub id (OWNER/NAME)") from None
-    except GatedRepoError:
-        raise BackboneError(
-            f"model.backbone: {name} is gated: accept its terms on its Hub page, then log in with 'hf auth login'"
-        ) from None
-    except RevisionNotFoundError:
-        raise BackboneError(f"model.revision: {name} has no revision '{revision}'") from None
-    except RepositoryNotFoundError:
-        raise BackboneError(
-            f"model.backbone: no model '{name}' was found on the Hub, and no directory of that name exists here. "
-            "Check the spelling; for a private one log in with 'hf auth login'."
-        ) from None
-    except (LocalEntryNotFoundError, httpx.TransportError):  # the second, such as a proxy that does not answer
-        at, option = (f" at revision '{revision}'", f" --revision {revision}") if revision else ("", "")
-        raise BackboneError(
-            f"model.backbone: {name} is neither a local directory nor in the cache ({constants.HF_HUB_CACHE}){at}, and the Hub "
-            f"({constants.ENDPOINT}) cannot be reached{' or HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else ''}. "
-            f"To work offline: download it once with a connection ('hf download {name}{option}'); or give a local directory; "
-            "or use package:efficientnet_lite0, whose weights a pip package carries."
-        ) from None
-    except EntryNotFoundError:
-        raise BackboneError(f"model.backbone: expected a config.json in the Hub repository {name}, found none") from None
-    except HfHubHTTPError as error:
-        if error.response.status_code == 401:
-            raise BackboneError(
-                f"model.backbone: the Hub refused the access token when asked for {name}; log in anew with 'hf auth login', "
-                "or correct HF_TOKEN"
-            ) from None
-        reason = str(error).strip().splitlines()[0]
-        raise BackboneError(f"model.backbone: {name} could not be loaded from the Hub: {reason}") from None
+    except Exception as error:
+        failure = hub_failure(error)
+        if failure is None:
+            raise
+        if failure.kind == "no_file":
+            raise BackboneError(f"model.backbone: expected a config.json in the Hub repository {name}, found none") from None
+        raise BackboneError(reading_problem(failure, wanted_model(name, revision))) from None
     _refuse_own_code(name, config)
     commit = config.parent.name
     try:
@@ -206,6 +184,25 @@ def _hub_provenance(name: str, revision: str | None) -> Provenance:
         card = {}
     licence = card.get("license")
     return Provenance(name, hub_id=name, revision=commit, license=licence if isinstance(licence, str) else None)
+
+
+def _fetch(name: str, commit: str, *, weights: bool) -> HubFailure | None:
+    """Download what a checkpoint usually consists of; return what went wrong, which transformers would tell otherwise.
+
+    A checkpoint may lack either file, and may be complete in the cache where the Hub does not answer: nothing is raised.
+    """
+    from huggingface_hub import hf_hub_download
+
+    for file in ("preprocessor_config.json", "model.safetensors") if weights else ("preprocessor_config.json",):
+        try:
+            hf_hub_download(name, file, revision=commit)
+        except Exception as error:
+            failure = hub_failure(error)
+            if failure is None:
+                raise
+            if failure.kind != "no_file":
+                return failure
+    return None
 
 
 def _refuse_own_code(name: str, config: Path) -> None:

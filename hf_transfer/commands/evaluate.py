@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, listed
+from .predict import REVISION_HELP
 from .printing import OVERRIDE_HELP
 from .run import carry_out
 
@@ -33,6 +34,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="SOURCE",
         help="Hub dataset id, folder of class folders or package:; by default the data that a run was trained with",
     )
+    evaluate.add_argument("--revision", metavar="REV", help=f"{REVISION_HELP}; short for model.revision=REV")
     evaluate.add_argument("--split", choices=["train", "validation", "test"], default="test")
     evaluate.add_argument("--label-map", metavar="NAME|FILE", help="map from the data set's classes to the checkpoint's")
     evaluate.add_argument("--tta", choices=["flip", "five_crop", "dihedral"], help="average over views of each image")
@@ -54,8 +56,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     overrides += [*more, *still_more, *options.overrides]
     if not models:
         raise UserError(f"evaluate: expected a model, found only {listed(overrides)}")
-    data: list[dict[str, Any]] = [{"source": source} for source in sources] if sources else _own_data(models, options.split)
+    if options.revision is not None:
+        if len(models) > 1:
+            raise UserError(f"evaluate: --revision: expected one MODEL, found {len(models)}")
+        overrides.append(f"model.revision={json.dumps(options.revision)}")  # as text, also where all of it are digits
+    revision = _revision(overrides)
+    data: list[dict[str, Any]] = [{"source": source} for source in sources]
+    data = data or _own_data(models, revision, options.split)
     names = [Path(part.replace(":", "-").rstrip("/")).name for part in (models[0], data[0]["source"])]
+    if revision is not None:
+        names.insert(1, revision.replace("/", "-"))
     several = len(models) > 1 or len(data) > 1
     # The training images of a run are those that its validation split left.
     splits = ["train", "validation"] if options.split == "train" and not sources else [options.split]
@@ -80,16 +90,33 @@ def _without_overrides(words: list[str]) -> tuple[list[str], list[str]]:
     return [word for word in words if word not in overrides], overrides
 
 
-def _own_data(models: list[str], split: str) -> list[dict[str, Any]]:
-    """Return the `data` section that runs were trained with, as a list of one."""
-    from ..recipe.trained_run import trained_run
+def _revision(overrides: list[str]) -> str | None:
+    """Return what the overrides make of `model.revision`; what is wrong with it is told with the other problems."""
+    from ..recipe.loading import apply_overrides
 
-    found = {model: trained_run(model) for model in models}
+    raw: dict[str, Any] = {}
+    apply_overrides(raw, overrides)
+    model = raw.get("model")
+    revision = model.get("revision") if isinstance(model, dict) else None
+    return revision if isinstance(revision, str) else None
+
+
+def _own_data(models: list[str], revision: str | None, split: str) -> list[dict[str, Any]]:
+    """Return the `data` section that runs were trained with, as a list of one."""
+    from ..recipe.trained_run import is_hub_id, trained_run
+
+    found = {model: trained_run(model, revision) for model in models}
     unknown = [model for model, run in found.items() if run is None]
     if unknown:
+        pushed = ", nor was it pushed from one" if any(map(is_hub_id, unknown)) else ""
         raise UserError(
             f"evaluate: expected --data SOURCE; only the directory of a training run says what to evaluate on, and "
-            f"{listed(unknown)} is none"
+            f"{listed(unknown)} is none{pushed}"
+        )
+    elsewhere = [f"{model} was trained on '{run.data.source}'" for model, run in found.items() if run and not run.is_readable]
+    if elsewhere:
+        raise UserError(
+            f"evaluate: expected --data SOURCE; {listed(elsewhere)}, which is known by that name only where that was done"
         )
     without = [model for model, run in found.items() if run is not None and split not in run.splits]
     if without:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..run_directory import RunDirectory
-from .predict import MODEL_HELP
+from .predict import MODEL_HELP, REVISION_HELP
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -30,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     explain.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     explain.add_argument("images", nargs="*", metavar="PLACE", help="file, folder, quoted pattern or http(s) address")
+    explain.add_argument("--revision", metavar="REV", help=REVISION_HELP)
     explain.add_argument("--method", default="gradcam", choices=METHODS, help="how to explain (default gradcam)")
     explain.add_argument(
         "--layers",
@@ -144,7 +145,7 @@ def _load(options: argparse.Namespace) -> tuple[Backbone, Question]:
     from ..explain.explanations import ask
 
     device = choose_device(options.device)
-    backbone = load_model(options.model)
+    backbone = load_model(options.model, options.revision)
     prepare_model(backbone.model, device, channels_last=backbone.is_convolutional)
     question = ask(
         backbone,

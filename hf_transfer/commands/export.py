@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .predict import MODEL_HELP
-from .printing import telling_the_card
+from .printing import tell_the_card
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,18 +70,18 @@ def _export(options: argparse.Namespace) -> int:
     backbone = load_model(options.model)
     images = _places(options.images) if options.images else _held_out(run)
     keep_freed_memory()
-    with telling_the_card(run):
-        report = export_model(
-            backbone,
-            output,
-            name=run.resolve().name if is_run else options.model,
-            images=images,
-            formats=formats,
-            opset=DEFAULT_OPSET if options.opset is None else options.opset,
-            preprocessing=options.with_preprocessing,
-            overwrite=options.overwrite,
-            seconds=options.seconds,
-        )
+    report = export_model(
+        backbone,
+        output,
+        name=run.resolve().name if is_run else options.model,
+        images=images,
+        formats=formats,
+        opset=DEFAULT_OPSET if options.opset is None else options.opset,
+        preprocessing=options.with_preprocessing,
+        overwrite=options.overwrite,
+        seconds=options.seconds,
+    )
+    tell_the_card(run)
     print(json.dumps({"directory": str(output)} | report, indent=2) if options.json else _told(report, output))
     if not report["passed"]:
         print("error: the logits differ from the checkpoint's; nothing was written", file=sys.stderr)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..deploy.prediction_files import RowWriter
 
 MODEL_HELP = "run directory, model directory, Hub id, timm:, torchvision: or package:"
+REVISION_HELP = "branch, tag or commit of a Hub id"
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -29,6 +30,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     predict.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("places", nargs="+", metavar="PLACE", help="file, folder, quoted pattern or http(s) address")
+    predict.add_argument("--revision", metavar="REV", help=REVISION_HELP)
     predict.add_argument("--top-k", type=int, default=3, metavar="K", help="how many classes to name (default 3)")
     told = predict.add_mutually_exclusive_group()
     told.add_argument("--output", metavar="FILE", help="write a .csv, .json, .jsonl or .parquet file instead of a table")
@@ -60,7 +62,7 @@ def _predict(options: argparse.Namespace) -> int:
     from ..evaluation.labels import model_class_names
 
     device = choose_device(options.device)
-    backbone = load_model(options.model)
+    backbone = load_model(options.model, options.revision)
     class_names = model_class_names(backbone.model.config)
     predicted = predict_images(
         backbone,

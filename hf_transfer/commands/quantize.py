@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..deploy.destination import expanded
 from ..errors import UserError
 from .predict import MODEL_HELP
-from .printing import telling_the_card
+from .printing import tell_the_card
 
 if TYPE_CHECKING:
     from ..data.transforms import Preprocessing
@@ -76,16 +76,16 @@ def _quantize(options: argparse.Namespace) -> int:
         )
     images = _find(options.images, count, backbone.preprocessing) if options.images else None
     if is_run:
-        with telling_the_card(root):
-            report = quantize_run(
-                RunDirectory(root),
-                backbone,
-                output,
-                mode=mode,
-                calibration_images=count,
-                images=images,
-                seconds=options.seconds,
-            )
+        report = quantize_run(
+            RunDirectory(root),
+            backbone,
+            output,
+            mode=mode,
+            calibration_images=count,
+            images=images,
+            seconds=options.seconds,
+        )
+        tell_the_card(root)
     else:
         report = quantize_other(options.model, backbone, output, mode=mode, images=images, seconds=options.seconds)
     for name, reason in images.unreadable.items() if images else ():

@@ -42,10 +42,11 @@ def carry_out(recipe: Recipe | Benchmark, options: argparse.Namespace, *, resume
     if isinstance(recipe, Recipe):
         from .. import pipeline
 
-        print_result(pipeline.run(recipe, resume=resume, overwrite=options.overwrite), options.json)
-        return 0
+        result = pipeline.run(recipe, resume=resume, overwrite=options.overwrite)
+        print_result(result, options.json)
+        return 0 if result.unpublished is None else 1
     from ..benchmark import run_benchmark
 
-    result = run_benchmark(recipe, resume=resume, overwrite=options.overwrite)
-    print_benchmark(result, options.json)
-    return 2 if result.failed else 0
+    results = run_benchmark(recipe, resume=resume, overwrite=options.overwrite)
+    print_benchmark(results, options.json)
+    return 2 if results.failed else 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataError, listed, nearest
+from ..hub_errors import HubFailure, Wanted, hub_failure, reading_problem
 from .folders import SPLIT_NAMES, SourceTables, natural_order
 from .table import ImageTable
 
@@ -63,63 +64,41 @@ def read_hub(section: Data) -> SourceTables:
 
 def _commit(section: Data) -> str:
     """Return the commit that `data.revision` (the main branch by default) stands for; offline, the one the cache knows."""
-    from huggingface_hub import HfApi, constants, hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-    from huggingface_hub.file_download import repo_folder_name
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # by __getattr__
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     source, revision = section.source, section.revision
     try:
         try:  # downloading the card writes into the cache which commit the revision is: it is found there offline
-            card = hf_hub_download(source, "README.md", repo_type="dataset", revision=revision)
-            return Path(card).parent.name
+            return Path(hf_hub_download(source, "README.md", repo_type="dataset", revision=revision)).parent.name
         except LocalEntryNotFoundError:
-            reference = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source, repo_type="dataset"), "refs")
-            reference /= revision or constants.DEFAULT_REVISION
-            if reference.is_file():
-                return reference.read_text(encoding="utf-8").strip()
-            if revision is not None and _COMMIT.fullmatch(revision):
-                return revision
-            raise _unreachable(section) from None
+            known = _cached_commit(section)
+            if known is None:
+                raise
+            return known
         except EntryNotFoundError:  # a data set without a card
             return str(HfApi().dataset_info(source, revision=revision).sha)
-    except HFValidationError:
-        raise DataError(
-            f"data.source: '{source}' is neither a folder that exists here nor a Hub data set id (OWNER/NAME)"
-        ) from None
-    except GatedRepoError:
-        raise DataError(
-            f"data.source: {source} is gated: accept its terms on its Hub page, then log in with 'hf auth login'"
-        ) from None
-    except RevisionNotFoundError:
-        raise DataError(f"data.revision: {source} has no revision '{revision}'") from None
-    except RepositoryNotFoundError:
-        raise DataError(
-            f"data.source: no data set '{source}' was found on the Hub, and no folder of that name exists here. "
-            "Check the spelling; for a private one log in with 'hf auth login'."
-        ) from None
-    except HfHubHTTPError as error:
-        if error.response.status_code == 401:
-            raise DataError(
-                f"data.source: the Hub refused the access token when asked for {source}; log in anew with 'hf auth login', "
-                "or correct HF_TOKEN"
-            ) from None
-        raise DataError(f"data.source: {source} could not be loaded from the Hub: {_summary(error)}") from None
-    except httpx.TransportError:  # such as a proxy that does not answer
-        raise _unreachable(section) from None
+    except Exception as error:
+        failure = hub_failure(error)
+        if failure is None:
+            raise
+        raise DataError(reading_problem(failure, _wanted(section))) from None
+
+
+def _cached_commit(section: Data) -> str | None:
+    """Return the commit that the revision was when its repository was last read."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    reference = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=section.source, repo_type="dataset"), "refs")
+    reference /= section.revision or constants.DEFAULT_REVISION
+    if reference.is_file():
+        return reference.read_text(encoding="utf-8").strip()
+    return section.revision if section.revision is not None and _COMMIT.fullmatch(section.revision) else None
 
 
 def _load(section: Data, commit: str) -> Any:
     import datasets
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # by __getattr__
 
     source, configuration = section.source, _configuration(section, commit)
     try:
@@ -133,33 +112,37 @@ def _load(section: Data, commit: str) -> Any:
         raise DataError(
             f"data.source: expected images, parquet or other data files in {source}, found none at commit {commit}"
         ) from None
-    except (ConnectionError, httpx.TransportError):  # the first is an OSError, and told apart from the others
-        raise _unreachable(section) from None
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "scripts are no longer supported" in str(error):
+            raise DataError(
+                f"data.source: {source} consists of a Python script, and code from the Hub is never run. Name a copy that "
+                "holds images or parquet files; where the Hub has made one, set data.revision to 'refs/convert/parquet'."
+            ) from None
+        failure = hub_failure(error)
+        if failure is None and isinstance(error, ConnectionError):  # the client's, and `datasets` keeps only its text
+            failure = HubFailure("unreachable", _summary(error))
+        if failure is not None:
+            raise DataError(reading_problem(failure, _wanted(section))) from None
+        if not isinstance(error, (ValueError, OSError, datasets.exceptions.DatasetsError)):
             raise
-        raise DataError(
-            f"data.source: {source} consists of a Python script, and code from the Hub is never run. Name a copy that holds "
-            "images or parquet files; where the Hub has made one, set data.revision to 'refs/convert/parquet'."
-        ) from None
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"data.source: {source} could not be loaded: {_summary(error.__cause__ or error)}") from None
     if _loaded_commit(loaded) in (None, commit):
         return loaded
     return _prepared(section, configuration, commit, instead=_loaded_commit(loaded))
 
 
-def _unreachable(section: Data) -> DataError:
+def _wanted(section: Data) -> Wanted:
     import datasets
-    from huggingface_hub import constants
 
-    at = f" at revision '{section.revision}'" if section.revision else ""
-    offline = " or HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
-    return DataError(
-        f"data.source: {section.source} is neither a folder here nor in the cache ({datasets.config.HF_DATASETS_CACHE}){at}, "
-        f"and the Hub ({constants.ENDPOINT}) cannot be reached{offline}. "
-        "To work offline: run this recipe, or 'hf-transfer check --data RECIPE', once with a connection; or give a folder of "
-        "class folders; or use package:textile."
+    return Wanted(
+        key="data.source",
+        name=section.source,
+        kind="data set",
+        local="folder",
+        cache=str(datasets.config.HF_DATASETS_CACHE),
+        offline="run this recipe, or 'hf-transfer check --data RECIPE', once with a connection; or give a folder of class "
+        "folders; or use package:textile",
+        revision=section.revision,
     )
 
 

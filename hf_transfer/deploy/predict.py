@@ -128,11 +128,12 @@ def predict_images(
             yield from classifier.predictions(batch.names, batch.pixels, top_k)
 
 
-def load_model(name: str) -> Backbone:
+def load_model(name: str, revision: str | None = None) -> Backbone:
     """Load a model with its own head, quietly, and without waiting for a Hub that does not answer.
 
     Args:
         name: run directory, model directory, Hub id, timm:NAME, torchvision:NAME or package:NAME.
+        revision: branch, tag or commit of a Hub id.
 
     Raises:
         BackboneError: when there is no such model, or a run that saved none.
@@ -155,7 +156,7 @@ def load_model(name: str) -> Backbone:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return load_as_it_is(Model(backbone=name))
+    return load_as_it_is(Model(backbone=name, revision=revision))
 
 
 def _refuse_run_without_model(path: Path) -> None:

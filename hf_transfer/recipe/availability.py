@@ -18,7 +18,6 @@ _LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "use a Hub id, timm:, torchvision: or package:",
     ),
     ("evaluation.monitor", bool, "leave it out"),
-    ("hub.push", bool, "use false, and 'hf upload REPO RUN/model' when the run is done"),
 )
 
 

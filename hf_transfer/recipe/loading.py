@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from ..access_tokens import holds_token, without_tokens
 from ..errors import Problem, RecipeError, nearest
 from .availability import check_availability
 from .schema import Loss, Recipe, Strategy
@@ -63,6 +64,7 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
     """Check a recipe that is already a dictionary, which stays as it is; see `load_recipe`."""
     raw = copy.deepcopy(raw)
     problems = apply_overrides(raw, overrides)
+    _refuse_tokens(raw, source)
     if isinstance(raw.get("strategy"), str):
         raw["strategy"] = {"name": raw["strategy"]}  # the shorthand
     if isinstance(training := raw.get("training"), dict):
@@ -81,12 +83,29 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
     return recipe
 
 
+def _refuse_tokens(raw: Any, source: str) -> None:
+    """Stop at a recipe that holds an access token: recipes are kept, shown and published."""
+
+    def places(node: Any, path: str) -> list[str]:
+        if isinstance(node, dict):
+            return [place for key, child in node.items() for place in places(child, f"{path}.{key}" if path else str(key))]
+        if isinstance(node, list):
+            return [place for number, child in enumerate(node) for place in places(child, f"{path}.{number}")]
+        return [without_tokens(path)] if (isinstance(node, str) and holds_token(node)) or holds_token(path) else []
+
+    found = places(raw, "")
+    if found:
+        words = "holds an access token, and a recipe is no place for one; log in with 'hf auth login', or set HF_TOKEN"
+        raise RecipeError([Problem(place, words) for place in found], source)
+
+
 def _check_across(recipe: Recipe) -> list[Problem]:
     """Return what does not go together in different sections."""
     problems = []
     strategy, preset = recipe.strategy.name, recipe.augment.preset
     problems += _check_strategy(recipe)
     problems += _check_mode(recipe)
+    problems += _check_hub(recipe)
     if recipe.training.get("eval_strategy") == "no":
         watching = {
             "early_stopping": recipe.early_stopping,
@@ -155,6 +174,31 @@ def _check_mode(recipe: Recipe) -> list[Problem]:
         problems.append(Problem("evaluation.label_map", "belongs to mode 'evaluate'; a new head has the data set's classes"))
     if section.calibrate and recipe.strategy.name == "knn":
         problems.append(Problem("evaluation.calibrate", "strategy 'knn' saves no model; leave it out"))
+    return problems
+
+
+def _check_hub(recipe: Recipe) -> list[Problem]:
+    """Return what cannot be pushed, or not in that way."""
+    section = recipe.hub
+    if not section.push:
+        return []
+    problems = []
+    if recipe.mode == "evaluate" or recipe.strategy.name == "knn":
+        what = "an evaluation" if recipe.mode == "evaluate" else "strategy 'knn'"
+        problems.append(Problem("hub.push", f"expected false: {what} has no model of its own to publish"))
+    if section.create_pr and section.revision is not None:
+        problems.append(Problem("hub.revision", "a pull request starts from main; leave it out, or set hub.create_pr to false"))
+    if section.strategy != "end":
+        reasons = {
+            "hub.create_pr is true, and each push would open another": section.create_pr,
+            "the checkpoints of strategy 'lora' hold no model that could be loaded": recipe.strategy.name == "lora",
+            "training.save_strategy is 'no'": recipe.training.get("save_strategy") == "no",
+        }
+        problems += [
+            Problem("hub.strategy", f"expected 'end', because {reason}; found '{section.strategy}'")
+            for reason, holds in reasons.items()
+            if holds
+        ]
     return problems
 
 

@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION: Literal[1] = 1
 _RESERVED = ("train", "validation", "test", "cost", "speed", "temperature")  # what metrics.json holds besides further test sets
+_REPOSITORY = re.compile(r"(?:\w(?:[\w.-]{0,94}\w)?/)?\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -337,11 +338,26 @@ class Evaluation(Section):
 class Hub(Section):
     """Publishing to the Hub."""
 
-    push: bool = Field(False, description="Push the model and its card.")
-    repo_id: str | None = Field(None, description="Repository on the Hub.")
-    private: bool = Field(True, description="Whether a new repository is private.")
-    strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = Field("end", description="When to push.")
-    revision: str | None = Field(None, description="Branch to push to.")
+    push: bool = Field(False, description="Push the model, its card, recipe, metrics and plots when the run is done.")
+    repo_id: str | None = Field(
+        None, description="Repository, OWNER/NAME; by default the run directory's name, under your own."
+    )
+    private: bool = Field(True, description="Whether a new repository is private; one that is there stays as it is.")
+    strategy: Literal["end", "every_save", "checkpoint", "all_checkpoints"] = Field(
+        "end",
+        description="When to push, as transformers names it: at the end; also the model of each checkpoint; also the newest "
+        "checkpoint itself, as last-checkpoint/; also every checkpoint.",
+    )
+    revision: str | None = Field(None, min_length=1, description="Branch to push to, made if need be; by default main.")
+    create_pr: bool = Field(False, description="Open a pull request instead of a commit to the branch.")
+    images: bool = Field(True, description="Whether pictures are published that show images of the data set.")
+
+    @field_validator("repo_id")
+    @classmethod
+    def _is_an_id(cls, value: str | None) -> str | None:
+        if value is not None and (not _REPOSITORY.fullmatch(value) or re.search(r"--|\.\.|\.git$", value)):
+            raise ValueError(f"expected OWNER/NAME of letters, digits and single '-', '_', '.'; found '{value}'")
+        return value
 
 
 class Recipe(Section):

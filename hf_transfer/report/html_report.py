@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RunDirectoryError
 from ..run_directory import replacing
-from . import html_tables as tables
+from . import run_tables as tables
 from .card_metadata import data_name
 from .findings import Findings
 from .formats import count, finite, interval, number

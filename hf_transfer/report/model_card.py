@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..run_directory import replacing
 from .artefacts import artefacts_section
-from .card_metadata import TASK, card_data, data_name, dataset_hub_id, hub_id
-from .formats import NOTHING, count, duration, finite, interval, megabytes, number
-from .history import phase_spans
+from .card_limits import limits_section
+from .card_metadata import TIMM, WRAPPER, backbone_licence, base_model_id, card_data, hub_id
+from .card_seal import is_unedited, seal_of, sealed
+from .card_usage import class_names, data_link, intended_use_section, usage_section
+from .formats import NOTHING, count, finite, interval, number
+from .licences import LICENCES, OTHER
 from .markdown import code, code_block, escape, paragraph, table
 from .names import plain
-from .plots import CONFUSION_MATRIX, CURVES, plotted_split
+from .plots import CONFUSION_MATRIX, CURVES, EXPLANATIONS, RELIABILITY, plotted_split
 from .redaction import public, public_text
-from .run_tables import data_rows, phase_rows
-from .saved_run import SavedRun
+from .run_tables import (
+    Table,
+    calibration_table,
+    class_counts_table,
+    class_table,
+    cost_table,
+    data_table,
+    environment_table,
+    phases_table,
+    robustness_tables,
+    settings_table,
+    shifts_table,
+    speed_table,
+    splits_table,
+)
+from .saved_run import SavedRun, read_object
 
 MAX_CLASSES_LISTED = 50
+_MAX_CLASSES_OPEN = 20  # a longer list of image counts is folded
 _CLASSES_SHOWN_OF_MANY = 25
 
 _STRATEGIES: Mapping[str, str] = {
@@ -35,7 +55,7 @@ _STRATEGIES: Mapping[str, str] = {
 }
 
 
-def write_model_card(run_dir: Path, *, repo_id: str | None = None) -> None:
+def write_model_card(run_dir: Path, *, repo_id: str | None = None, revision: str | None = None) -> None:
     """Write README.md, the model card, from the files of a run directory.
 
     Everything in it was saved by the run; what the files lack, the card leaves out. Class names and descriptions are
@@ -44,59 +64,141 @@ def write_model_card(run_dir: Path, *, repo_id: str | None = None) -> None:
     Args:
         run_dir: a run directory with at least recipe.json and metrics.json. Pictures are linked if they are there
             already, so `write_plots` comes first.
-        repo_id: the repository on the Hub that the card is written for; by default the recipe's `hub.repo_id`.
+        repo_id: the repository on the Hub that the card is written for; by default it is for the run directory itself.
+        revision: the branch that holds the model, where it is not the main one.
 
     Raises:
         RunDirectoryError: a file is missing or damaged.
     """
-    from huggingface_hub import ModelCard
+    text = model_card_text(run_dir, repo_id=repo_id, revision=revision)
+    with replacing(Path(run_dir) / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
-    ModelCard(model_card_text(run_dir, repo_id=repo_id)).save(Path(run_dir) / "README.md")
 
-
-def refresh_model_card(run_dir: Path, before: str) -> bool:
-    """Write the card anew, unless somebody has edited it; return whether it was written.
+def refresh_model_card(run_dir: Path) -> bool:
+    """Write the card anew; return False where it tells less than the run by now, because somebody has edited it.
 
     Args:
-        run_dir: a run directory.
-        before: what `model_card_text` gave before the change that the card is to tell of.
+        run_dir: a run directory with a card.
+
+    Raises:
+        RunDirectoryError: a file is missing or damaged.
     """
-    card = Path(run_dir) / "README.md"
-    if not card.is_file() or card.read_text(encoding="utf-8").rstrip() != before.rstrip():
-        return False
-    write_model_card(run_dir)
+    there = (Path(run_dir) / "README.md").read_text(encoding="utf-8")
+    text = model_card_text(run_dir)
+    if not is_unedited(there):
+        return seal_of(there) == seal_of(text)
+    if text != there:
+        write_model_card(run_dir)
     return True
 
 
-def model_card_text(run_dir: Path, *, repo_id: str | None = None) -> str:
-    """Return the text of the model card; see `write_model_card`."""
+def model_card_text(run_dir: Path, *, repo_id: str | None = None, revision: str | None = None, images: bool = True) -> str:
+    """Return the text of the model card; see `write_model_card`.
+
+    A card for the Hub names only files that are published there: model, recipe, metrics, environment, history and plots.
+
+    Args:
+        run_dir: as in `write_model_card`.
+        repo_id: likewise.
+        revision: likewise.
+        images: whether it may show pictures with images of the data set in them.
+    """
     run = SavedRun.read(run_dir)
-    repo_id = hub_id(repo_id) or hub_id(run.section("hub").get("repo_id"))
-    name = plain((repo_id or run.path.resolve().name).rpartition("/")[2])
+    name = _name(run, repo_id)
     sections = [
         f"# {escape(name)}",
         _summary(run),
-        _usage(run, repo_id),
-        _results(run),
+        usage_section(run, repo_id, revision),
+        intended_use_section(run),
+        _results(run, images=images),
+        limits_section(run, published=repo_id is not None),
         _data(run),
         _training(run),
         _reference(run),
-        artefacts_section(run.path),
+        "" if repo_id else artefacts_section(run.path),
+        _licence(run),
         _environment(run),
         _recipe(run),
     ]
+    return _card(run, name, sections)
+
+
+def training_card_text(
+    run_dir: Path,
+    *,
+    repo_id: str,
+    step: int,
+    steps: int,
+    validation: Mapping[str, float] | None,
+    revision: str | None = None,
+) -> str:
+    """Return the card of a model that is pushed while its training goes on: no figure in it is final.
+
+    Args:
+        run_dir: a run directory with at least recipe.json; metrics.json is not there yet.
+        repo_id: the repository on the Hub.
+        step: optimizer steps done.
+        steps: optimizer steps of the whole training.
+        validation: metric to its last value on the validation split, None where it was not evaluated yet.
+        revision: the branch that holds the model, where it is not the main one.
+
+    Raises:
+        RunDirectoryError: a file is missing or damaged.
+    """
+    path = Path(run_dir)
+    environment = path / "environment.json"
+    recipe = read_object(path / "recipe.json")
+    found = SavedRun(path, recipe, read_object(environment) if environment.is_file() else {}, {}, None, [])
+    run = replace(found, model_config={"model_type": _expected_model_type(found)})
+    name = _name(run, repo_id)
+    figures = {key: shown for key, value in (validation or {}).items() if (shown := number(value)) != NOTHING}
+    said = ", ".join(f"{escape(key.replace('_', ' ').replace(' f1', ' F1'))} {value}" for key, value in figures.items())
+    warning = [
+        f"**Training is in progress: step {step:,} of {steps:,}.** The next push replaces this model.",
+        f"Last figures on the validation split: {said}." if said else "The validation split was not evaluated yet.",
+        "No test figure exists: the test split is read once, when training is over.",
+    ]
+    sections = [
+        f"# {escape(name)}",
+        " ".join(warning),
+        _summary(run),
+        usage_section(run, repo_id, revision),
+        _training(run, finished=False),  # no picture is published yet
+        _licence(run),
+        _recipe(run),
+    ]
+    return _card(run, name, sections)
+
+
+def _name(run: SavedRun, repo_id: str | None) -> str:
+    return plain((repo_id or run.path.resolve().name).rpartition("/")[2])
+
+
+def _card(run: SavedRun, name: str, sections: Sequence[str]) -> str:
     text = "\n\n".join(section for section in sections if section)
     # A lone surrogate, which JSON can hold, is no character that a file can.
     text = text.encode("utf-8", "replace").decode("utf-8")
-    return f"---\n{card_data(run, name).to_yaml()}\n---\n\n{text}\n"
+    return sealed(f"---\n{card_data(run, name).to_yaml()}\n---\n\n{text}\n")
+
+
+def _expected_model_type(run: SavedRun) -> str:
+    """Return which model type a run will save, as far as its recipe tells: the wrapper's, timm's, or one of transformers."""
+    model = run.section("model")
+    head = model.get("head")
+    kind = str(model.get("backbone")).partition(":")[0]
+    if kind == "torchvision" or (isinstance(head, Mapping) and head.get("hidden")):
+        return WRAPPER
+    of_timm = kind in ("timm", "package") or str(base_model_id(run)).startswith("timm/")
+    return TIMM if of_timm else "transformers"
 
 
 # --- sections, in the order of the card ---
 
 
 def _summary(run: SavedRun) -> str:
-    backbone, data = _backbone_link(run), _data_link(run)
-    n_classes = len(_class_names(run))
+    backbone, data = _backbone_link(run), data_link(run)
+    n_classes = len(class_names(run))
     classes = f"{n_classes} classes of " if n_classes else ""
     if run.evaluates_only:
         said = f"{backbone}, evaluated as it is on the {classes}{data}; nothing was trained."
@@ -136,59 +238,33 @@ def _no_test_split(run: SavedRun) -> str:
     )
 
 
-def _usage(run: SavedRun, repo_id: str | None) -> str:
-    place = repo_id or "model"
-    if run.model_config is None:
-        checkpoint = hub_id(run.environment.get("backbone_hub_id"))
-        if not (run.evaluates_only and checkpoint):
-            return "## How to use\n\nThis run saved no model: it holds metrics and predictions only."
-        place, said = checkpoint, "The checkpoint that was evaluated:"
-    elif repo_id:
-        said = ""
-    else:
-        said = "Run this in the run directory; `model` is its folder with the weights."
-    lines = ["from transformers import pipeline", ""]
-    model_type = (run.model_config or {}).get("model_type")
-    if model_type == "hf_transfer":
-        said += (
-            " The model's class is not one of transformers' own: it needs `pip install hf-transfer-learning`, and"
-            " `register()` before anything is loaded."
-        )
-        lines = ["import hf_transfer", *lines, "hf_transfer.register()"]
-    elif model_type == "timm_wrapper":
-        said += " The backbone is timm's: it needs `pip install timm`, nothing of ours."
-    lines += [f'classifier = pipeline("{TASK}", model={json.dumps(place)})', 'print(classifier("image.jpg"))']
-    return "\n\n".join(filter(None, ["## How to use", said.strip(), code_block("\n".join(lines), "python")]))
-
-
-def _results(run: SavedRun) -> str:
+def _results(run: SavedRun, *, images: bool) -> str:
     if not run.splits:
         return ""
-    columns: list[tuple[str, str, Callable[[object], str]]] = [
-        ("Images", "n", count),
-        ("Accuracy", "accuracy", number),
-        ("95 % interval", "accuracy_ci95", interval),
-        ("Majority baseline", "majority_baseline", number),
-        ("Balanced accuracy", "balanced_accuracy", number),
-        ("Macro F1", "macro_f1", number),
-        ("Top-5 accuracy", "top5_accuracy", number),
-        ("NLL", "nll", number),
-        ("ECE", "ece", number),
-    ]
-    columns = [column for column in columns if column[1] != "top5_accuracy" or _any_has(run.splits, column[1])]
-    rows = [[escape(split), *(shown(found.get(key)) for _, key, shown in columns)] for split, found in run.splits.items()]
     parts = [
         "## Results",
-        table(["Split", *(title for title, _, _ in columns)], rows),
-        "The interval is Wilson's for the accuracy. The majority baseline is the accuracy of always answering the most "
-        "frequent class. NLL is the negative log likelihood in nats per image; ECE the expected calibration error, "
-        "with 15 equal-width bins of the top probability. Every split, train too, was evaluated without augmentation.",
-        _per_class(run),
+        _markdown(splits_table(run)),
+        "The interval is Wilson's for the accuracy. Baseline is the accuracy of always answering the most frequent class, "
+        "Balanced the mean recall of the classes. NLL is the negative log likelihood in nats per image; ECE the expected "
+        "calibration error, with 15 equal-width bins of the top probability. Every split, train too, was evaluated without "
+        "augmentation.",
     ]
-    if (run.path / CONFUSION_MATRIX).is_file():
-        split = plotted_split(run.path)
-        where = f" on the {split} split" if split else ""
-        parts.append(f"### Confusion matrix\n\n![Confusion matrix{where}]({CONFUSION_MATRIX.as_posix()})")
+    if shifts := shifts_table(run):
+        parts += ["### Further test sets", _markdown(shifts)]
+    for split, corrupted in robustness_tables(run):
+        parts += [
+            f"### Under corruption ({escape(split)})",
+            _markdown(corrupted),
+            "Accuracy, with its 95 % interval, on the same images corrupted at severity 1 (mild) to 5.",
+        ]
+    drawn = plotted_split(run.path)
+    where = f" on the {drawn} split" if drawn else ""
+    parts += [
+        _per_class(run),
+        _picture(run, "Confusion matrix", CONFUSION_MATRIX, f"Confusion matrix{where}: a row for each true class"),
+        _calibration(run, where),
+        _explanations(run) if images else "",
+    ]
     return "\n\n".join(filter(None, parts))
 
 
@@ -197,150 +273,102 @@ def _per_class(run: SavedRun) -> str:
     found = run.splits[split].get("per_class") if split is not None else None
     if not isinstance(found, Mapping) or not found:
         return ""
-    classes = [(name, scores) for name, scores in found.items() if isinstance(scores, Mapping)]
+    classes = {name: scores for name, scores in found.items() if isinstance(scores, Mapping)}
     said = ""
     if len(classes) > MAX_CLASSES_LISTED:
-        scored = [item for item in classes if finite(item[1].get("f1")) is not None]
-        scored.sort(key=lambda item: float(item[1]["f1"]))
-        classes = scored[:_CLASSES_SHOWN_OF_MANY]
+        scored = [name for name, scores in classes.items() if finite(scores.get("f1")) is not None]
+        scored.sort(key=lambda name: float(classes[name]["f1"]))
+        classes = {name: classes[name] for name in scored[:_CLASSES_SHOWN_OF_MANY]}
         said = f"The {len(classes)} classes with the lowest F1, of {len(found)}; metrics.json has all of them."
-    rows = [
-        [escape(name), *(number(scores.get(key)) for key in ("precision", "recall", "f1")), count(scores.get("n"))]
-        for name, scores in classes
-    ]
-    header = ["Class", "Precision", "Recall", "F1", "Images"]
-    return "\n\n".join(filter(None, [f"### Classes ({split} split)", said, table(header, rows)]))
+    heading = f"### Classes ({split} split)"
+    return "\n\n".join(filter(None, [heading, said, _markdown(class_table(classes))]))
+
+
+def _calibration(run: SavedRun, where: str) -> str:
+    found, folded = calibration_table(run), finite(run.metrics.get("temperature"))
+    picture = _image(run, RELIABILITY, f"Reliability diagram{where}: accuracy against confidence")
+    if not (found or folded or picture):
+        return ""
+    parts = ["### Calibration", "Does a prediction made with 80 % confidence come true 8 times in 10?"]
+    if picture:
+        parts[-1] += " Where a bar ends below its dot, the model is surer than it is right; whiskers are 95 % intervals."
+        parts.append(picture)
+    if folded:
+        parts.append(
+            f"The logits of this model are divided already by {number(folded, 3)}, the temperature that fitted the validation "
+            "split best when it was saved."
+        )
+    if found:
+        temperature, figures = found
+        parts += [
+            f"Dividing the logits{' once more' if folded else ''} by a temperature of {number(temperature, 3)} would fit the "
+            "validation split best (Guo et al. 2017). It would change no answer, only how sure the model says it is. The "
+            "figures of the validation split itself flatter it a little.",
+            _markdown(figures),
+        ]
+    return "\n\n".join(parts)
+
+
+def _explanations(run: SavedRun) -> str:
+    if not (run.path / EXPLANATIONS).is_file():
+        return ""
+    picture = _image(run, EXPLANATIONS, "Test images, each beside a map of what spoke for the class that the model named")
+    return "\n\n".join(
+        [
+            "### Where the model looks",
+            f"[{picture}]({EXPLANATIONS.as_posix()})",
+            "A row for each class: test images that were recognised, then, in red, mistakes of which the model was surest. "
+            "Right of each image is the map of what spoke for the class that the model named; a ring marks its largest value. "
+            "A map shows where the evidence was, not that it is a good reason.",
+        ]
+    )
+
+
+def _picture(run: SavedRun, heading: str, path: Path, description: str) -> str:
+    image = _image(run, path, description)
+    return f"### {heading}\n\n{image}" if image else ""
+
+
+def _image(run: SavedRun, path: Path, description: str) -> str:
+    return f"![{description}]({path.as_posix()})" if (run.path / path).is_file() else ""
 
 
 def _data(run: SavedRun) -> str:
-    found = run.environment.get("class_counts")
-    counts = dict(found) if isinstance(found, Mapping) else {}
-    parts = ["## Data", f"Source: {_data_link(run)}."]
-    splits = dict.fromkeys([*counts, *run.splits])
-    rows = [[escape(name), *figures] for name, *figures in data_rows(run, counts, splits)]
-    if rows:
-        header = ["Split", "Images", "Smallest class", "Largest class", "Evaluated", "Skipped"]
-        parts.append(table(header, rows))
-    parts += [_skipped(run), _selection(run), _duplicates(run), _class_counts(run, counts)]
-    return "\n\n".join(filter(None, parts))
+    parts = ["## Data", f"Source: {data_link(run)}."]
+    if splits := data_table(run):
+        parts.append(_markdown(splits))
+    if counts := class_counts_table(run):
+        shown = _markdown(counts)
+        if len(counts.rows) > MAX_CLASSES_LISTED:
+            shown = f"The {len(counts.rows)} classes and the images of each are listed in environment.json."
+        elif len(counts.rows) > _MAX_CLASSES_OPEN:
+            shown = _folded(f"All {len(counts.rows)} classes", shown)
+        parts += ["### Images of each class", shown]
+    return "\n\n".join(parts)
 
 
-def _skipped(run: SavedRun) -> str:
-    skipped = {split: int(found["skipped"]) for split, found in run.splits.items() if finite(found.get("skipped")) is not None}
-    if not skipped:
-        return ""
-    some = {split: images for split, images in skipped.items() if images}
-    if not some:
-        return "No image of the evaluated splits was skipped."
-    total = sum(some.values())
-    each = ", ".join(f"{escape(split)} {images:,}" for split, images in some.items())
-    return f"Images that could not be read and were skipped: {total:,} ({each})."
-
-
-def _selection(run: SavedRun) -> str:
-    if run.evaluates_only:
-        return f"Nothing was trained here.{_seen(run)}{_label_map(run)}"
-    logged = {row.split for row in run.history}
-    if "validation" not in run.splits and "validation" not in logged:
-        return "There is no validation split: nothing was selected by a score on images held out from training."
-    monitor = run.section("evaluation").get("monitor")
-    watched = sorted((set(map(str, monitor)) if isinstance(monitor, list) else set()) | (logged - {"train", "validation"}))
-    said = (
-        "Selection (of the weights that are kept, and wherever a score ended training or a phase of it) read the "
-        "validation split only."
-    )
-    if watched:
-        names = ", ".join(map(escape, watched))
-        return f"{said} During training these splits were watched as well, without a say in it: {names}."
-    return said + (" The test split was not watched during training." if "test" in run.splits else "")
-
-
-def _seen(run: SavedRun) -> str:
-    """Return which of the images were training images of the checkpoint, as far as that is known."""
-    if "seen_in_training" not in run.environment:
-        return ""
-    seen = run.environment["seen_in_training"]
-    if seen is None:
-        return (
-            " Whether the checkpoint was trained on some of these images cannot be said: its training data has changed since."
-        )
-    return "".join(
-        f" **{count(images)} of the {count(run.splits.get(split, {}).get('n'))} images of {escape(split)} were training "
-        "images of this checkpoint**: its figures there say how well it remembers."
-        for split, images in seen.items()
-    )
-
-
-def _label_map(run: SavedRun) -> str:
-    if not run.section("evaluation").get("label_map"):
-        return ""
-    said = " The checkpoint's classes stand for those of the data set as `evaluation.label_map` in the recipe says."
-    lists = [found.get("unmapped_classes") for found in run.splits.values()]
-    unmapped = dict.fromkeys(name for names in lists if isinstance(names, list) for name in names)
-    if unmapped:
-        said += f" None stands for {', '.join(map(escape, unmapped))}: images of these classes count as wrong."
-    return said
-
-
-def _duplicates(run: SavedRun) -> str:
-    found = run.environment.get("duplicates_across_splits")
-    if not isinstance(found, Sequence) or isinstance(found, str):
-        return ""
-    if not found:
-        return "No image stands in more than one split, byte for byte."
-    return f"Images that stand in more than one split, byte for byte: {count(len(found))}; environment.json lists them."
-
-
-def _class_counts(run: SavedRun, counts: Mapping[str, Mapping[str, Any]]) -> str:
-    names = _class_names(run)
-    if not counts or not names:
-        return ""
-    if len(names) > MAX_CLASSES_LISTED:
-        return f"The {len(names)} classes and the images of each are listed in environment.json."
-    rows = [[escape(name), *(count(found.get(name)) for found in counts.values())] for name in names]
-    return "### Images of each class\n\n" + table(["Class", *map(escape, counts)], rows)
-
-
-def _training(run: SavedRun) -> str:
+def _training(run: SavedRun, *, finished: bool = True) -> str:
     if run.evaluates_only:
         return ""
     model = run.section("model")
     revision = run.environment.get("backbone_revision") or model.get("revision")
-    lines = [f"- Backbone: {_backbone_link(run)}" + (f", revision {code(revision)}" if revision else "")]
+    said = f"Backbone: {_backbone_link(run)}" + (f", revision {code(revision)}" if revision else "")
     if "pretrained" in model:
-        lines.append(f"- Starts from: {'pretrained' if model['pretrained'] else 'random'} weights")
-    for title, name in (
-        ("Head", "head"),
-        ("Strategy", "strategy"),
-        ("Augmentation", "augment"),
-        ("Loss", "loss"),
-        ("Weight averaging (EMA)", "ema"),
-        ("Early stopping", "early_stopping"),
-    ):
-        settings = _settings(model.get("head") if name == "head" else run.section(name))
-        lines += [f"- {title}: {settings}"] if settings else []
-    if "seed" in run.recipe:
-        lines.append(f"- Seed: {code(run.recipe['seed'])}")
-    parts = ["## Training procedure", "\n".join(lines), _phases(run)]
-    arguments = public(run.section("training"))
-    if arguments:
+        said += f"; training started from {'pretrained' if model['pretrained'] else 'random'} weights"
+    parts = ["## Training procedure", f"{said}."]
+    if phases := phases_table(run):
+        parts.append(_markdown(phases))
+    recipe = public(run.recipe)
+    settings = settings_table(run, {key: value for key, value in recipe.items() if key != "training"})
+    if settings:
+        parts.append(_markdown(settings, ["Setting", "Value"]))
+    if finished:
+        parts.append(_image(run, CURVES, "Loss, accuracy and learning rates during training"))
+    if arguments := public(run.section("training")):
         rows = [[code(key), code(_json_text(value))] for key, value in arguments.items()]
-        parts.append("Training arguments that the recipe sets (fields of `transformers.TrainingArguments`):")
-        parts.append(table(["Argument", "Value"], rows, left=2))
-    if (run.path / CURVES).is_file():
-        parts.append(f"![Loss, accuracy and learning rates during training]({CURVES.as_posix()})")
+        summary = f"{len(rows)} training arguments (fields of <code>transformers.TrainingArguments</code>)"
+        parts.append(_folded(summary, table(["Argument", "Value"], rows, left=2)))
     return "\n\n".join(filter(None, parts))
-
-
-def _phases(run: SavedRun) -> str:
-    """Return the table of the phases: the trainable parameters that the run counted, the steps that it logged."""
-    rows = [[escape(name), *figures] for name, *figures in phase_rows(run)]
-    if not rows:
-        return ""
-    header = ["Phase", "Trainable parameters", "Of all", "Steps", "Until epoch"]
-    if not any(span.name for span in phase_spans(run.history)):
-        header, rows = header[:3], [row[:3] for row in rows]
-    return table(header, rows)
 
 
 def _reference(run: SavedRun) -> str:
@@ -371,27 +399,32 @@ def _measured(run: SavedRun, key: str) -> float | None:
     return None
 
 
+def _licence(run: SavedRun) -> str:
+    found = backbone_licence(run)
+    if run.section("model").get("pretrained") is False:
+        said = "Training started from random weights, so no licence of a backbone applies; choose one before publishing."
+    elif found is None:
+        said = (
+            f"The licence of the backbone ({_backbone_link(run)}) is not known. Look it up before publishing: it may forbid "
+            "passing on models that were made from it."
+        )
+    else:
+        given = code(public_text(str(run.environment["backbone_license"])))
+        named = given if found.identifier == OTHER else f"{escape(LICENCES[found.identifier])} ({code(found.identifier)})"
+        read = f" Its terms: <{found.link}>." if found.link else ""
+        said = f"The weights of the backbone ({_backbone_link(run)}) are published under this licence: {named}.{read}"
+    return f"## Licence\n\n{said} The images of the training data have terms of their own."
+
+
 def _environment(run: SavedRun) -> str:
-    cost, environment = run.cost, run.environment
-    rows = [
-        ("Device", cost.get("device") or environment.get("device")),
-        ("Precision", cost.get("precision")),
-        ("Training time", duration(cost.get("train_seconds"))),
-        ("Total time", duration(cost.get("total_seconds"))),
-        ("Images per second", number(cost.get("images_per_second"), 1)),
-        ("Peak memory", megabytes(cost.get("peak_memory_mb"))),
-        ("Parameters", count(cost.get("parameters"))),
-        ("Python", environment.get("python")),
-        ("Platform", environment.get("platform")),
-    ]
-    versions = environment.get("versions")
-    rows += list(versions.items()) if isinstance(versions, Mapping) else []
-    rows += [
-        ("Git commit", environment.get("git_commit")),
-        ("Data fingerprint", environment.get("data_fingerprint")),
-    ]
-    shown = [[escape(name), escape(public_text(str(value)))] for name, value in rows if value not in (None, "", NOTHING)]
-    return "## Cost and environment\n\n" + table(["", ""], shown, left=2) if shown else ""
+    cost, environment, speed = cost_table(run), environment_table(run), speed_table(run)
+    known = {row[0] for row in cost.rows} if cost else set()
+    parts = [_markdown(cost, ["Fact", "Value"])] if cost else []
+    if rows := [row for row in environment.rows if row[0] not in known] if environment else []:
+        parts.append(_folded("Versions and fingerprints", _markdown(Table([], rows, left=2), ["Fact", "Value"])))
+    if speed:
+        parts += ["### Speed", _markdown(speed, ["Figure", "Value"])]
+    return "\n\n".join(["## Cost and environment", *parts]) if parts else ""
 
 
 def _recipe(run: SavedRun) -> str:
@@ -401,10 +434,20 @@ def _recipe(run: SavedRun) -> str:
         said += " What belongs to the machine it ran on is cut."
     # The same JSON, with nothing in it that a careless reader could take for a tag.
     text = json.dumps(recipe, indent=2, ensure_ascii=False).replace("<", "\\u003c")
-    return f"## Recipe\n\n{said}\n\n{code_block(text, 'json')}"
+    return f"## Recipe\n\n{said}\n\n{_folded('recipe.json', code_block(text, 'json'))}"
 
 
 # --- what the sections are made of ---
+
+
+def _markdown(found: Table, header: Sequence[str] | None = None) -> str:
+    """Return a table of a run as Markdown; a line break in a cell is kept."""
+    rows = [["<br>".join(map(escape, cell.split("\n"))) for cell in row] for row in found.rows]
+    return table(header or [escape(title) for title in found.header], rows, left=found.left)
+
+
+def _folded(summary: str, content: str) -> str:
+    return f"<details>\n<summary>{summary}</summary>\n\n{content}\n\n</details>"
 
 
 def _backbone_link(run: SavedRun) -> str:
@@ -415,30 +458,6 @@ def _backbone_link(run: SavedRun) -> str:
     return code(public_text(str(name))) if name else "a backbone"
 
 
-def _data_link(run: SavedRun) -> str:
-    found = dataset_hub_id(run)
-    return f"[{escape(found)}](https://huggingface.co/datasets/{found})" if found else code(data_name(run))
-
-
-def _class_names(run: SavedRun) -> list[str]:
-    names = run.environment.get("class_names")
-    if not isinstance(names, list):
-        names = next((found["per_class"] for found in run.splits.values() if found.get("per_class")), [])
-    return [str(name) for name in names]
-
-
-def _settings(section: object) -> str:
-    """Return the settings of a recipe section in one line; those that are off (null, or an empty list) are left out."""
-    if not isinstance(section, Mapping):
-        return ""
-    items = {key: value for key, value in public(dict(section)).items() if value is not None and value != []}
-    return ", ".join(f"{escape(key.replace('_', ' '))} {code(_json_text(value))}" for key, value in items.items())
-
-
 def _json_text(value: object) -> str:
     """Return a value as the recipe writes it, texts without their quotes."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _any_has(splits: Mapping[str, Mapping[str, Any]], key: str) -> bool:
-    return any(finite(found.get(key)) is not None for found in splits.values())

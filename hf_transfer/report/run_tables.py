@@ -1,17 +1,137 @@
-"""Rows that card and page both show; names of phases and splits come first in a row and are still as the run wrote them."""
+"""The tables of a run as plain text, for card and page: foreign text is escaped where they are shown, not here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from .formats import NOTHING, count, finite
+from .calibration import CALIBRATION
+from .formats import NOTHING, count, duration, finite, interval, megabytes, number
 from .history import phase_spans
-from .saved_run import SavedRun
+from .names import plain
+from .redaction import public_text
+from .saved_run import SPLITS, SavedRun, read_object
 
 
-def phase_rows(run: SavedRun) -> list[list[str]]:
-    """Return of each phase: name, the trainable parameters that the run counted, their share, steps, last epoch."""
+class Table(NamedTuple):
+    """A table of texts; the first `left` columns hold words, the others figures."""
+
+    header: list[str]
+    rows: list[list[str]]
+    left: int = 1
+
+
+def splits_table(run: SavedRun) -> Table:
+    """Return the figures of every split and further test set."""
+    columns: list[tuple[str, str, Callable[[object], str]]] = [
+        ("Images", "n", count),
+        ("Accuracy", "accuracy", number),
+        ("95 % interval", "accuracy_ci95", interval),
+        ("Baseline", "majority_baseline", number),
+        ("Balanced", "balanced_accuracy", number),
+        ("Macro F1", "macro_f1", number),
+        ("Top-5", "top5_accuracy", number),
+        ("NLL", "nll", number),
+        ("ECE", "ece", number),
+    ]
+    if not any("top5_accuracy" in found for found in run.splits.values()):
+        columns = [column for column in columns if column[1] != "top5_accuracy"]
+    rows = [
+        [plain(split), *(shown(run.splits[split].get(key)) for _, key, shown in columns)] for split in _in_order(run.splits)
+    ]
+    return Table(["Split", *(title for title, _, _ in columns)], rows)
+
+
+def _in_order(splits: Iterable[str]) -> list[str]:
+    """Return each split once: train, validation, test, and then the others as they come."""
+    found = dict.fromkeys(splits)
+    return [split for split in SPLITS if split in found] + [split for split in found if split not in SPLITS]
+
+
+def shifts_table(run: SavedRun) -> Table | None:
+    """Return how far each further test set's accuracy is from that of the split it is compared with."""
+    rows = []
+    for split in run.further_test_sets:
+        shift = run.splits[split].get("shift")
+        if isinstance(shift, Mapping) and finite(shift.get("accuracy")) is not None:
+            rows.append(
+                [
+                    plain(split),
+                    plain(shift.get("against") or "test"),
+                    _signed(shift["accuracy"]),
+                    _signed_interval(shift.get("ci95")),
+                ]
+            )
+    return Table(["Test set", "Against", "Shift in accuracy", "95 % interval"], rows, left=2) if rows else None
+
+
+def _signed(value: object) -> str:
+    """Return a difference with its sign."""
+    found = finite(value)
+    return NOTHING if found is None else f"{found:+.4f}"
+
+
+def _signed_interval(bounds: object) -> str:
+    """Return [low, high] of a difference as `low to high`."""
+    if not isinstance(bounds, list) or len(bounds) != 2 or None in map(finite, bounds):
+        return NOTHING
+    return f"{_signed(bounds[0])} to {_signed(bounds[1])}"
+
+
+def robustness_tables(run: SavedRun) -> list[tuple[str, Table]]:
+    """Return (split, table) for each split with accuracies under corruption; the first column of figures is without any."""
+    found = []
+    for split, metrics in run.splits.items():
+        robustness = metrics.get("robustness")
+        if not isinstance(robustness, Mapping) or not robustness:
+            continue
+        severities = sorted({str(key) for by_severity in robustness.values() for key in by_severity})
+        rows = []
+        for corruption, by_severity in robustness.items():
+            cells = [by_severity.get(severity, {}) for severity in severities]
+            shown = [_with_interval(cell.get("accuracy"), cell.get("accuracy_ci95")) for cell in cells]
+            clean = _with_interval(metrics.get("accuracy"), metrics.get("accuracy_ci95"))
+            rows.append([plain(corruption.replace("_", " ")), clean, *shown])
+        header = ["Corruption", "None", *(f"Severity {severity}" for severity in severities)]
+        found.append((plain(split), Table(header, rows)))
+    return found
+
+
+def _with_interval(value: object, bounds: object) -> str:
+    shown, range_shown = number(value, 3), NOTHING
+    if isinstance(bounds, list) and len(bounds) == 2 and None not in map(finite, bounds):
+        range_shown = f"{number(bounds[0], 2)} to {number(bounds[1], 2)}"
+    return shown if range_shown == NOTHING else f"{shown}\n{range_shown}"
+
+
+def class_table(per_class: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the figures of every class."""
+    rows = [
+        [plain(name), *(number(scores.get(key)) for key in ("precision", "recall", "f1")), count(scores.get("n"))]
+        for name, scores in per_class.items()
+    ]
+    return Table(["Class", "Precision", "Recall", "F1", "Images"], rows)
+
+
+def calibration_table(run: SavedRun) -> tuple[float, Table] | None:
+    """Return the temperature and the table of calibration.json, None where there is none.
+
+    Raises:
+        RunDirectoryError: it is damaged.
+    """
+    path = run.path / CALIBRATION
+    found = read_object(path) if path.is_file() else {}
+    temperature, splits = finite(found.get("temperature")), found.get("splits")
+    if temperature is None or not isinstance(splits, Mapping):
+        return None
+    keys = ("ece", "ece_scaled", "nll", "nll_scaled")
+    rows = [[plain(split), *(number(figures.get(key)) for key in keys)] for split, figures in splits.items()]
+    return temperature, Table(["Split", "ECE as saved", "ECE scaled", "NLL as saved", "NLL scaled"], rows)
+
+
+def phases_table(run: SavedRun) -> Table | None:
+    """Return the phases: the trainable parameters that the run counted, and the steps, where it logged any."""
     counted = run.cost.get("trainable_parameters")
     counted = dict(counted) if isinstance(counted, Mapping) else {}
     spans = {span.name: span for span in phase_spans(run.history) if span.name}
@@ -22,28 +142,143 @@ def phase_rows(run: SavedRun) -> list[list[str]]:
         trainable = finite(counted.get(phase, span.trainable_parameters if span else None))
         rows.append(
             [
-                phase,
+                plain(phase),
                 count(trainable),
                 NOTHING if trainable is None or not total else f"{100 * trainable / total:.3g} %",
                 f"{span.start:,} to {span.end:,}" if span else NOTHING,
                 f"{span.last_epoch:.4g}" if span and span.last_epoch is not None else NOTHING,
             ]
         )
-    return rows
+    header = ["Phase", "Trainable parameters", "Of all", "Steps", "Until epoch"]
+    if not spans:
+        header, rows = header[:3], [row[:3] for row in rows]
+    return Table(header, rows) if rows else None
 
 
-def data_rows(run: SavedRun, counts: Mapping[str, Mapping[str, Any]], splits: Iterable[str]) -> list[list[str]]:
-    """Return of each split: name, images, those of its smallest and largest class, images evaluated, images skipped.
+def cost_table(run: SavedRun) -> Table | None:
+    """Return what the run cost."""
+    cost = run.cost
+    return _facts(
+        [
+            ("Training time", duration(cost.get("train_seconds"))),
+            ("Total time", duration(cost.get("total_seconds"))),
+            ("Images per second", number(cost.get("images_per_second"), 1)),
+            ("Peak memory", megabytes(cost.get("peak_memory_mb"))),
+            ("Parameters", count(cost.get("parameters"))),
+            ("Precision", cost.get("precision")),
+            ("Device", cost.get("device") or run.environment.get("device")),
+        ]
+    )
 
-    Args:
-        run: the run.
-        counts: split to class to number of images.
-        splits: in the order of the rows.
-    """
+
+def speed_table(run: SavedRun) -> Table | None:
+    """Return how fast the model answers."""
+    speed, size = run.speed, run.speed.get("input_size")
+    at = f" (batches of {count(speed['batch_size'])})" if finite(speed.get("batch_size")) is not None else ""
+    return _facts(
+        [
+            ("Latency of one image, median", _milliseconds(speed.get("latency_ms"))),
+            ("Latency of one image, 95th percentile", _milliseconds(speed.get("latency_p95_ms"))),
+            (f"Images per second{at}", number(speed.get("images_per_second"), 1)),
+            ("Parameters", count(speed.get("parameters"))),
+            ("Floating-point operations for an image", _operations(speed.get("flops"))),
+            ("Input, height and width", " x ".join(map(str, size)) if isinstance(size, list) else None),
+            ("Peak memory", megabytes(speed.get("peak_memory_mb"))),
+            ("Precision", speed.get("precision")),
+            ("Device", speed.get("device")),
+            ("Threads", speed.get("threads")),
+        ]
+    )
+
+
+def _milliseconds(value: object) -> str:
+    return NOTHING if finite(value) is None else f"{number(value, 1)} ms"
+
+
+def _operations(value: object) -> str:
+    found = finite(value)
+    return NOTHING if found is None else f"{found / 1e9:,.3g} billion"
+
+
+def data_table(run: SavedRun) -> Table | None:
+    """Return of each split its images, those of its smallest and largest class, images evaluated, images skipped."""
+    counts = class_counts(run)
     rows = []
-    for split in splits:
+    for split in _in_order([*counts, *run.splits]):
         sizes = [size for value in counts.get(split, {}).values() if (size := finite(value)) is not None]
         figures = run.splits.get(split, {})
         summary = [count(of(sizes)) if sizes else NOTHING for of in (sum, min, max)]
-        rows.append([split, *summary, count(figures.get("n")), count(figures.get("skipped"))])
-    return rows
+        rows.append([plain(split), *summary, count(figures.get("n")), count(figures.get("skipped"))])
+    return Table(["Split", "Images", "Smallest class", "Largest class", "Evaluated", "Skipped"], rows) if rows else None
+
+
+def class_counts_table(run: SavedRun) -> Table | None:
+    """Return the images of each class in each split."""
+    counts = class_counts(run)
+    names = dict.fromkeys(name for found in counts.values() for name in found)
+    rows = [[plain(name), *(count(found.get(name)) for found in counts.values())] for name in names]
+    return Table(["Class", *map(plain, counts)], rows) if rows else None
+
+
+def class_counts(run: SavedRun) -> dict[str, Mapping[str, Any]]:
+    """Return split to class to number of images, as far as the run wrote them down."""
+    found = run.environment.get("class_counts")
+    return (
+        {str(split): sizes for split, sizes in found.items() if isinstance(sizes, Mapping)}
+        if isinstance(found, Mapping)
+        else {}
+    )
+
+
+def environment_table(run: SavedRun) -> Table | None:
+    """Return versions, platform and fingerprints, without what belongs to the machine alone."""
+    environment = run.environment
+    versions = environment.get("versions")
+    return _facts(
+        [
+            ("Python", environment.get("python")),
+            ("Platform", environment.get("platform")),
+            ("Device", environment.get("device")),
+            ("Processes", environment.get("processes")),
+            *(versions.items() if isinstance(versions, Mapping) else ()),
+            ("Git commit", environment.get("git_commit")),
+            ("Backbone revision", environment.get("backbone_revision")),
+            ("Backbone licence", environment.get("backbone_license")),
+            ("Data revision", environment.get("data_revision")),
+            ("Data fingerprint", environment.get("data_fingerprint")),
+        ]
+    )
+
+
+def settings_table(run: SavedRun, public_recipe: Mapping[str, Any]) -> Table | None:
+    """Return the sections of the recipe that shape training, one a row; what is off is left out."""
+    model = public_recipe.get("model")
+    sections = {
+        "Backbone": model.get("backbone") if isinstance(model, Mapping) else None,
+        "Head": model.get("head") if isinstance(model, Mapping) else None,
+        "Strategy": public_recipe.get("strategy"),
+        "Augmentation": public_recipe.get("augment"),
+        "Loss": public_recipe.get("loss"),
+        "Weight averaging (EMA)": public_recipe.get("ema"),
+        "Early stopping": public_recipe.get("early_stopping"),
+        "Training": public_recipe.get("training"),
+        "Seed": public_recipe.get("seed"),
+    }
+    if run.evaluates_only:
+        sections = {"Backbone": sections["Backbone"]}
+    return _facts([(title, _settings(section)) for title, section in sections.items()])
+
+
+def _settings(section: object) -> str:
+    if not isinstance(section, Mapping):
+        return "" if section is None else str(section)
+    return ", ".join(
+        f"{key.replace('_', ' ')} {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for key, value in section.items()
+        if value is not None and value != []
+    )
+
+
+def _facts(rows: Sequence[tuple[str, object]]) -> Table | None:
+    known = [[plain(name), public_text(plain(value))] for name, value in rows if value not in (None, "", NOTHING)]
+    return Table([], known, left=2) if known else None

@@ -16,7 +16,8 @@ _MARK = "complete.json"
 
 def mark_complete(checkpoint: Path) -> None:
     """Write the mark: name and size of every file that is there. To be called when nothing more will be written."""
-    files = {str(path.relative_to(checkpoint)): path.stat().st_size for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    paths = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != _MARK)
+    files = {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths}
     write_json(checkpoint / _MARK, {"files": files})
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
 
 from ..backbones.backbone import Backbone
 from ..data.augmentation import build_train_transform
@@ -64,6 +65,7 @@ def build_trainer(
     ema: Ema | None = None,
     early_stopping: EarlyStopping | None = None,
     adapters: Adapters | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TransferTrainer:
     """Return a Trainer that is ready to `train`.
 
@@ -81,6 +83,7 @@ def build_trainer(
         ema: the moving average of the weights, or None.
         early_stopping: when to stop, or None.
         adapters: what was put into the model, or None.
+        callbacks: what else follows the training.
 
     Raises:
         RecipeError: when transformers refuses the training arguments, or the class weights do not fit the classes.
@@ -105,15 +108,15 @@ def build_trainer(
     groups = backbone.groups
     freezing = FreezingCallback(groups, schedule, metric=training["metric_for_best_model"], untrained=untrained)
     freezing.apply(model, schedule.phases[0])
-    callbacks = [EpochCallback(train_data), FiniteLossCallback(), HistoryCallback(history, groups, freezing)]
+    followers = [EpochCallback(train_data), FiniteLossCallback(), HistoryCallback(history, groups, freezing), *callbacks]
     if early_stopping is not None:
-        callbacks.append(EarlyStoppingCallback(freezing, early_stopping.patience, early_stopping.min_delta))
+        followers.append(EarlyStoppingCallback(freezing, early_stopping.patience, early_stopping.min_delta))
     if "tensorboard" in _listed(training.get("report_to")):
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations import TensorBoardCallback
 
         if arguments.process_index == 0:
-            callbacks.append(TensorBoardCallback(SummaryWriter(log_dir=str(tensorboard))))
+            followers.append(TensorBoardCallback(SummaryWriter(log_dir=str(tensorboard))))
     trainer = TransferTrainer(
         model=model,
         args=arguments,
@@ -126,7 +129,7 @@ def build_trainer(
         train_dataset=train_data,
         eval_dataset=ImageDataset(splits.tables["validation"], preprocessing),
         data_collator=Collate(channels_last, mixing),
-        callbacks=callbacks,
+        callbacks=followers,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

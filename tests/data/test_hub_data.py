@@ -235,7 +235,7 @@ MESSAGES = {
     "private": MISSING.format("ann/private"),
     "a reader of datasets": MISSING.format("imagefolder"),
     "gated": "data.source: ann/gated is gated: accept its terms on its Hub page, then log in with 'hf auth login'",
-    "no id": "data.source: 'my data' is neither a folder that exists here nor a Hub data set id (OWNER/NAME)",
+    "no id": "data.source: 'my data' is neither a local folder nor a Hub id (OWNER/NAME)",
     "script": SCRIPT,
 }
 
@@ -267,7 +267,11 @@ def test_script__is_not_run(hub):
 )
 def test_offline__a_warm_cache_gives_the_same(hub, name):
     """Of several revisions and configurations in the cache, the one that is asked for."""
-    assert hub["offline"][name] == {**hub["online"][name], "offline": True}
+    offline, online = hub["offline"][name], hub["online"][name]
+    assert offline["offline"] and not online["offline"]
+    assert [offline[key] for key in online.keys() - {"offline", "seconds"}] == [
+        online[key] for key in online.keys() - {"offline", "seconds"}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -276,7 +280,7 @@ def test_offline__a_warm_cache_gives_the_same(hub, name):
 )
 def test_offline__a_cold_cache_is_told(hub, name, what, at):
     assert hub["offline"][name]["error"] == (
-        f"data.source: {what} is neither a folder here nor in the cache ({hub['home']}/datasets){at}, and the Hub "
+        f"data.source: {what} is neither a local folder nor in the cache ({hub['home']}/datasets){at}, and the Hub "
         f"({hub['url']}) cannot be reached or HF_HUB_OFFLINE is set. To work offline: run this recipe, or 'hf-transfer check "
         "--data RECIPE', once with a connection; or give a folder of class folders; or use package:textile."
     )

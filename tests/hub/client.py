@@ -6,17 +6,26 @@ Importing transformers takes seconds, so one process does many jobs, each a dict
     {"job": "backbone", "model": {...}, "classes": [...]}    the recipe's model section; classes null keeps the own head
     {"job": "splits", "data": {...}}                         the recipe's data section
     {"job": "snapshot", "repo_id": ..., "repo_type": ...}    what `hf download` does
+    {"job": "command", "words": [...], "token": ...}         one `hf-transfer` command: status, stdout, stderr
+    {"job": "push", "run": ..., "repo_id": ..., ...}         `push_run`: where it was published
+    {"job": "pushes", "pushes": [{...}, ...]}                several at once, each in a thread of its own
+    {"job": "reload", "repo_id": ..., "images": [...], ...}  logits of a published model, by every way there is to load it
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +137,66 @@ def _snapshot(repo_id: str, repo_type: str) -> dict[str, Any]:
     return {"path": snapshot_download(repo_id, repo_type=repo_type)}
 
 
+def _command(words: list[str], token: str | None = None) -> dict[str, Any]:
+    from hf_transfer.cli import main
+
+    if token is not None:  # which the client reads each time; empty means that nobody is logged in
+        os.environ["HF_TOKEN"] = token
+    said, warned = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(warned):
+        status = main(words)
+    return {"status": status, "stdout": said.getvalue(), "stderr": warned.getvalue()}
+
+
+def _push(run: str, **destination: Any) -> dict[str, Any]:
+    from hf_transfer.deploy.hub import Destination, push_run
+    from hf_transfer.errors import UserError
+    from hf_transfer.run_directory import RunDirectory
+
+    try:
+        found = dataclasses.asdict(push_run(RunDirectory(Path(run)), Destination(**destination)))
+    except UserError as error:
+        found = {"error": str(error), "temporary": getattr(error, "temporary", None)}
+    return found
+
+
+def _pushes(pushes: list[dict[str, Any]]) -> dict[str, Any]:
+    with ThreadPoolExecutor(len(pushes)) as pool:
+        return {"results": list(pool.map(lambda arguments: _push(**arguments), pushes))}
+
+
+def _reload(repo_id: str, images: list[str], *, timm: bool, revision: str | None = None) -> dict[str, Any]:
+    """Return the logits of each image, as floats, by AutoModel, timm and our own loading; the pipeline's labels and scores."""
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+    from hf_transfer.backbones.build import load_as_it_is
+    from hf_transfer.recipe.schema import Model
+
+    pictures = [Image.open(path).convert("RGB") for path in images]
+    found: dict[str, Any] = {}
+    ours = load_as_it_is(Model(backbone=repo_id, revision=revision))  # which also registers our model type
+    with torch.no_grad():
+        model = AutoModelForImageClassification.from_pretrained(repo_id, revision=revision).eval()
+        processor = AutoImageProcessor.from_pretrained(repo_id, revision=revision)
+        found["class"] = type(model).__name__
+        found["labels"] = [model.config.id2label[label] for label in range(model.config.num_labels)]
+        found["auto"] = [model(**processor(picture, return_tensors="pt")).logits[0].tolist() for picture in pictures]
+        pixels = [ours.preprocessing(picture)[None] for picture in pictures]
+        found["ours"] = [ours.model.eval()(pixel_values=one).logits[0].tolist() for one in pixels]
+        if timm:
+            import timm as library
+
+            network = library.create_model(f"hf-hub:{repo_id}", pretrained=True).eval()
+            transform = library.data.create_transform(**library.data.resolve_model_data_config(network), is_training=False)
+            found["timm"] = [network(transform(picture)[None])[0].tolist() for picture in pictures]
+            found["timm_same_input"] = [network(one)[0].tolist() for one in pixels]
+    classifier = pipeline("image-classification", model=repo_id, revision=revision)
+    found["pipeline"] = [{row["label"]: row["score"] for row in classifier(picture, top_k=None)} for picture in pictures]
+    return found
+
+
 def _main(jobs: Path, results: Path) -> None:
     sys.path[0] = str(ROOT)
     from hf_transfer.connection import go_offline_if_unreachable
@@ -136,15 +205,26 @@ def _main(jobs: Path, results: Path) -> None:
     offline = go_offline_if_unreachable()
     given = {}
     for name, arguments in json.loads(jobs.read_text()).items():
-        function = {"backbone": _backbone, "splits": _splits, "snapshot": _snapshot}[arguments.pop("job")]
+        function, began = _JOBS[arguments.pop("job")], time.perf_counter()
         try:
             result = function(**arguments)
         except UserError as error:
             result = {"error": str(error)}
         except Exception:
             result = {"traceback": traceback.format_exc()}
-        given[name] = {**result, "offline": offline}
+        given[name] = {**result, "offline": offline, "seconds": time.perf_counter() - began}
     results.write_text(json.dumps(given))
+
+
+_JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    "backbone": _backbone,
+    "splits": _splits,
+    "snapshot": _snapshot,
+    "command": _command,
+    "push": _push,
+    "pushes": _pushes,
+    "reload": _reload,
+}
 
 
 if __name__ == "__main__":

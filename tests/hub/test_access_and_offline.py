@@ -1,4 +1,7 @@
-"""With a token: private and gated repositories. Without a connection: a run from the cache, a quick word where it is empty."""
+"""With a token: private and gated repositories. Without a connection: a run from the cache, a quick word where it is empty.
+
+And a Hub that fails in the middle of it.
+"""
 
 import importlib.util
 import json
@@ -83,6 +86,86 @@ def test_wrong_token__is_told(stopped_hub):
     assert stopped_hub.results["wrong token"]["error"] == (
         "data.source: the Hub refused the access token when asked for ann/animals; log in anew with 'hf auth login', "
         "or correct HF_TOKEN"
+    )
+
+
+@pytest.fixture(scope="module")
+def failing_hub(tmp_path_factory):
+    """What bob, who has been let in nowhere, is told by a Hub that fails when it is asked for some files."""
+    folder = tmp_path_factory.mktemp("failing")
+    models, sets = folder / "hub/models/ann", folder / "hub/datasets/ann"
+    repositories.write_tokens(folder / "hub")
+    (folder / "hub/.tokens.json").write_text(json.dumps({repositories.TOKEN: "ann", "hf_OfBob": "bob"}))
+    features = {"image": Image(), "label": ClassLabel(names=repositories.CLASSES)}
+    repositories.write_vit(models / "gated")
+    repositories.write_parquet(sets / "gated/data", features, {"train": {"label": [0, 1, 2] * 4}})
+    for repository in (models / "gated", sets / "gated"):
+        repositories.write_card(repository, "license: mit")
+    for name in FAULTS:
+        kind, _, repo = name.partition(" ")
+        shutil.copytree((models if kind == "model" else sets) / "gated", (models if kind == "model" else sets) / repo)
+    for repository in (models / "gated", sets / "gated"):
+        repositories.write_access(repository, gated="manual")
+    with loopback_hub.LoopbackHub(folder / "hub") as server:
+        for name, (fault, _) in FAULTS.items():
+            server.faults.append(loopback_hub.Fault(repo=f"ann/{name.partition(' ')[2]}/resolve", **fault))
+        jobs = {
+            name: {"job": "backbone", "classes": repositories.CLASSES, "model": {"backbone": f"ann/{name.partition(' ')[2]}"}}
+            if name.startswith("model")
+            else {"job": "splits", "data": {"source": f"ann/{name.partition(' ')[2]}"}}
+            for name in ["model gated", "data gated", *FAULTS]
+        }
+        results = client.run_jobs(client.client_environment(server.url, folder / "home", "hf_OfBob"), jobs, folder)
+        assert all(fault.hits for fault in server.faults)
+    return SimpleNamespace(results=results, url=server.url, home=folder / "home")
+
+
+BROKEN = "could not be loaded: the Hub ({url}) has a problem of its own ({detail}); try again later"
+REFUSED = (
+    "the Hub refuses access to {name} ({detail}); log in with 'hf auth login', or set HF_TOKEN to a token that may read it"
+)
+SILENT = (
+    "is neither a local {local} nor in the cache ({home}/{cache}), and the Hub ({url}) cannot be reached ({detail}). To work"
+)
+DISABLED = "Access to this resource is disabled."
+# A repository, what goes wrong with which of its files, and what is told.
+FAULTS = {
+    "model weights-500": ({"path": "safetensors", "method": "GET", "status": 500, "message": "Oh"}, "{name} " + BROKEN),
+    "model weights-403": ({"path": "safetensors", "method": "GET", "status": 403, "message": "No"}, REFUSED),
+    "model weights-dropped": ({"path": "safetensors", "method": "HEAD", "drop": "before"}, "{name} " + SILENT),
+    "model processor-dropped": ({"path": "preprocessor", "method": "HEAD", "drop": "before"}, "{name} " + SILENT),
+    "model disabled": ({"status": 403, "message": DISABLED}, REFUSED),
+    "model silent": ({"path": "config.json", "method": "HEAD", "drop": "before"}, "{name} " + SILENT),
+    "data file-500": ({"path": "parquet", "method": "GET", "status": 500, "message": "Oh"}, "{name} " + BROKEN),
+    "data file-403": ({"path": "parquet", "method": "GET", "status": 403, "message": "No"}, REFUSED),
+    "data file-dropped": ({"path": "parquet", "method": "GET", "drop": "before"}, "{name} " + SILENT),
+    "data disabled-set": ({"status": 403, "message": DISABLED}, REFUSED),
+    "data silent": ({"path": "README", "method": "HEAD", "drop": "before"}, "{name} " + SILENT),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_failing_hub__is_told_for_what_it_is(failing_hub, name):
+    """Whichever file it was: never in the words of a library that has not got what it asked for."""
+    kind, _, repo = name.partition(" ")
+    fault, text = FAULTS[name]
+    words = {
+        "name": f"ann/{repo}",
+        "url": failing_hub.url,
+        "home": failing_hub.home,
+        "detail": fault.get("message", "Server disconnected without sending a response").rstrip("."),
+        "local": "directory" if kind == "model" else "folder",
+        "cache": "hub" if kind == "model" else "datasets",
+    }
+    key = "model.backbone" if kind == "model" else "data.source"
+    assert failing_hub.results[name]["error"].startswith(f"{key}: {text.format(**words)}")
+
+
+@pytest.mark.parametrize(("name", "key"), [("model gated", "model.backbone"), ("data gated", "data.source")])
+def test_gated__one_who_is_logged_in_is_not_told_to_log_in(failing_hub, name, key):
+    assert failing_hub.results[name]["error"] == (
+        f"{key}: ann/gated is gated: this access token's owner has not been let in. Accept its terms on its Hub page, wait "
+        "where they are to be approved, and see that the token may read gated repositories"
     )
 
 

@@ -25,7 +25,6 @@ def problems_of(overrides):
         ("features.pooling=mean", "use 'default'"),
         ("model.backbone=scratch:lenet", "use a Hub id, timm:, torchvision: or package:"),
         ('evaluation.monitor=["test"]', "leave it out"),
-        ("hub.push=true", "use false, and 'hf upload REPO RUN/model' when the run is done"),
     ],
 )
 def test_check_availability__says_what_to_do_meanwhile(override, advice):

@@ -82,7 +82,15 @@ FULL = {
         "corruptions": [],
         "speed": False,
     },
-    "hub": {"push": False, "repo_id": "me/model", "private": False, "strategy": "checkpoint", "revision": "next"},
+    "hub": {
+        "push": True,
+        "repo_id": "me/model",
+        "private": False,
+        "strategy": "checkpoint",
+        "revision": "next",
+        "create_pr": False,
+        "images": False,
+    },
 }
 
 
@@ -570,4 +578,69 @@ def test_parse_recipe__names_of_further_test_sets(name):
     assert problems_of(recipe(evaluation={"extra": {name: "photos"}})) == [
         "evaluation.extra: expected names of up to 64 letters, digits, _ and -, other than train, validation, test, cost, "
         f"speed, temperature; found '{name}'"
+    ]
+
+
+def test_parse_recipe__what_cannot_be_pushed():
+    overrides = [
+        "strategy=lora",
+        "hub.push=true",
+        "hub.strategy=checkpoint",
+        "hub.create_pr=true",
+        "hub.revision=next",
+        "training.save_strategy=no",
+        "training.eval_strategy=no",
+    ]
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(MINIMAL, overrides)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "hub.revision: a pull request starts from main; leave it out, or set hub.create_pr to false",
+        "hub.strategy: expected 'end', because hub.create_pr is true, and each push would open another; found 'checkpoint'",
+        "hub.strategy: expected 'end', because the checkpoints of strategy 'lora' hold no model that could be loaded; "
+        "found 'checkpoint'",
+        "hub.strategy: expected 'end', because training.save_strategy is 'no'; found 'checkpoint'",
+    ]
+    assert parse_recipe(MINIMAL, [*overrides, "hub.push=false"]).hub.strategy == "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [("strategy=knn", "strategy 'knn'"), ("mode=evaluate", "an evaluation")],
+)
+def test_parse_recipe__what_has_no_model_is_not_pushed(override, what):
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(MINIMAL, [override, "hub.push=true"])
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"hub.push: expected false: {what} has no model of its own to publish"
+    ]
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "-a/b", "a/b--c", "a/b..c", "a/b.git", "a b/c", "", "a/", f"a/{'b' * 97}", "a/b."])
+def test_parse_recipe__what_is_no_repository_is_none_to_the_client_either(name):
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    with pytest.raises(RecipeError, match=r"hub\.repo_id: expected OWNER/NAME of letters"):
+        parse_recipe({**MINIMAL, "hub": {"repo_id": name}})
+    with pytest.raises(HFValidationError):
+        validate_repo_id(name)
+
+
+@pytest.mark.parametrize("name", ["model", "ann/model", "ann-b/my_model.v2", "_a/b_"])
+def test_parse_recipe__repositories(name):
+    from huggingface_hub.utils import validate_repo_id
+
+    validate_repo_id(name)
+    assert parse_recipe({**MINIMAL, "hub": {"repo_id": name}}).hub.repo_id == name
+
+
+def test_parse_recipe__a_token_is_refused_before_anything_repeats_it():
+    token = "hf_" + "aB" * 17
+    raw = {**MINIMAL, "description": f"mine ({token})", "sed": [1, token], token: 3}
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(raw, [f"training.hub_token={token}", f"data.source=https://me:{token}@example.org/x"])
+    assert token not in str(caught.value)
+    words = "holds an access token, and a recipe is no place for one; log in with 'hf auth login', or set HF_TOKEN"
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{path}: {words}" for path in ("data.source", "description", "sed.1", "(removed)", "training.hub_token")
     ]

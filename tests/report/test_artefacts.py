@@ -3,7 +3,6 @@
 import json
 
 from hf_transfer.report.artefacts import artefacts_section
-from hf_transfer.report.model_card import model_card_text, refresh_model_card, write_model_card
 
 EXPORT = {
     "artefacts": [
@@ -73,23 +72,3 @@ def test_artefacts_section__quantized_copy(tmp_path):
         "(training split); 3.8 MB instead of 13.7 MB. Its accuracy on the 400 test images is 0.9825, the float model's "
         "0.9800: a difference of +0.0025 (95 % interval -0.0095 to +0.0158; exact McNemar test p = 1.000)."
     )
-
-
-def test_refresh_model_card__tells_of_what_is_new(make_run):
-    run = make_run()
-    write_model_card(run)
-    before = model_card_text(run)
-    write(run / "quantized", "quantize.json", QUANTIZE)
-    assert refresh_model_card(run, before)
-    assert "## Quantized copy" in (run / "README.md").read_text(encoding="utf-8")
-
-
-def test_refresh_model_card__an_edited_card_stays(make_run):
-    run = make_run()
-    write_model_card(run)
-    before = model_card_text(run)
-    card = run / "README.md"
-    card.write_text(card.read_text(encoding="utf-8") + "\nMy own words.\n", encoding="utf-8")
-    write(run / "quantized", "quantize.json", QUANTIZE)
-    assert not refresh_model_card(run, before)
-    assert "## Quantized copy" not in card.read_text(encoding="utf-8")

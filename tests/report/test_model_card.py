@@ -7,7 +7,9 @@ from markdown_it import MarkdownIt
 
 from hf_transfer.errors import RunDirectoryError
 from hf_transfer.report import write_model_card, write_plots
+from hf_transfer.report.card_metadata import check_metadata
 from hf_transfer.report.formats import NOTHING
+from hf_transfer.report.model_card import model_card_text, training_card_text
 
 CLASSES = ["healthy", "<script>alert('x')</script> | rust", "`spot`_and_*more* $a$ [link](http://x.y)"]
 HUB_DATA = {"data": {"source": "uoft-cs/cifar10", "revision": "abc"}}
@@ -117,7 +119,7 @@ def test_write_model_card__results_table(make_run):
     metrics = metrics_of(run_dir)
     header, *rows = tables(card_of(run_dir))["Results"]
     assert header[:4] == ["Split", "Images", "Accuracy", "95 % interval"]
-    assert "Top-5 accuracy" not in header
+    assert "Top-5" not in header
     assert [row[0] for row in rows] == ["train", "validation", "test"]
     for row in rows:
         found = metrics[row[0]]
@@ -168,7 +170,7 @@ def test_write_model_card__many_classes_list_the_worst(make_run):
     lowest = sorted(scores["f1"] for scores in found.values() if scores["f1"] is not None)[:25]
     assert [row[3] for row in rows] == [f"{value:.4f}" for value in lowest]
     assert "of 257" in card.text
-    assert "Top-5 accuracy" in tables(card)["Results"][0]
+    assert "Top-5" in tables(card)["Results"][0]
     assert len(card.text.splitlines()) < 300
 
 
@@ -177,7 +179,7 @@ def test_write_model_card__pictures_only_if_there(make_run):
     assert "![" not in card_of(run_dir).text
     write_plots(run_dir)
     links = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", card_of(run_dir).text)
-    assert sorted(links) == ["plots/confusion_matrix.png", "plots/curves.png"]
+    assert sorted(links) == ["plots/confusion_matrix.png", "plots/curves.png", "plots/reliability.png"]
     assert all((run_dir / link).is_file() for link in links)
 
 
@@ -203,14 +205,15 @@ def test_write_model_card__no_path_of_the_machine_and_no_token(make_run):
 
 def test_write_model_card__training_section(make_run):
     card = card_of(make_run())
-    phases, arguments = tables(card)["Training procedure"][:3], tables(card)["Training procedure"][3:]
-    assert phases == [
+    rows = tables(card)["Training procedure"]
+    settings, arguments = rows.index(["Setting", "Value"]), rows.index(["Argument", "Value"])
+    assert rows[:settings] == [
         ["Phase", "Trainable parameters", "Of all", "Steps", "Until epoch"],
         ["head", "1,539", "0.0138 %", "0 to 40", "2"],
         ["all", "11,178,051", "100 %", "40 to 80", "4"],
     ]
-    assert arguments[:3] == [["Argument", "Value"], ["num_train_epochs", "4"], ["learning_rate", "5e-05"]]
-    assert "- Strategy: name `two_phase`" in card.text
+    assert ["Strategy", "name two_phase"] in rows[settings:arguments]
+    assert rows[arguments + 1 : arguments + 3] == [["num_train_epochs", "4"], ["learning_rate", "5e-05"]]
 
 
 def test_write_model_card__selection_and_skipped(make_run):
@@ -366,3 +369,137 @@ def test_write_model_card__written_twice_is_the_same(make_run):
     first = (run_dir / "README.md").read_bytes()
     write_model_card(run_dir)
     assert (run_dir / "README.md").read_bytes() == first
+
+
+def test_model_card_text__sections_in_their_order(make_run):
+    run_dir = make_run()
+    write_plots(run_dir)
+    (run_dir / "plots" / "explanations.png").touch()
+    headings = re.findall(r"^(##+ .*)$", model_card_text(run_dir), re.MULTILINE)
+    assert headings == [
+        "## How to use",
+        "## Intended use",
+        "## Results",
+        "### Classes (test split)",
+        "### Confusion matrix",
+        "### Calibration",
+        "### Where the model looks",
+        "## Limits",
+        "## Data",
+        "### Images of each class",
+        "## Training procedure",
+        "## Reference and measured figures",
+        "## Licence",
+        "## Cost and environment",
+        "## Recipe",
+    ]
+
+
+def test_model_card_text__intended_use_counts_the_mistakes(make_run):
+    run_dir = make_run()
+    test = metrics_of(run_dir)["test"]
+    text = model_card_text(run_dir)
+    wrong = round(test["n"] * (1 - test["accuracy"]))
+    assert f"{wrong} of the {test['n']} images of the test split got a wrong one" in text
+    assert "an image like those of `photos`, one of 3: `healthy`, " in text
+
+
+def test_model_card_text__calibration_is_that_of_calibration_json(make_run):
+    run_dir = make_run()
+    write_plots(run_dir)
+    found = json.loads((run_dir / "calibration.json").read_text())
+    card = ModelCard(model_card_text(run_dir))
+    assert f"Dividing the logits by a temperature of {found['temperature']:.3f} would fit the" in card.text
+    keys = ("ece", "ece_scaled", "nll", "nll_scaled")
+    assert tables(card)["Calibration"][1:] == [
+        [split, *(f"{figures[key]:.4f}" for key in keys)] for split, figures in found["splits"].items()
+    ]
+    assert "divided already" not in card.text
+
+
+def test_model_card_text__folded_temperature(make_run):
+    run_dir = make_run()
+    (run_dir / "metrics.json").write_text(json.dumps(metrics_of(run_dir) | {"temperature": 1.2345}))
+    assert "The logits of this model are divided already by 1.234" in model_card_text(run_dir)
+
+
+def test_model_card_text__pictures_of_the_data_set_can_be_left_out(make_run):
+    run_dir = make_run()
+    write_plots(run_dir)
+    (run_dir / "plots" / "explanations.png").touch()
+    assert "](plots/explanations.png)](plots/explanations.png)" in model_card_text(run_dir)
+    without = model_card_text(run_dir, repo_id="me/leaves", images=False)
+    assert "explanations.png" not in without
+    assert "plots/confusion_matrix.png" in without
+
+
+def test_model_card_text__hub_card_names_no_file_that_is_not_published(make_run):
+    run_dir = make_run(classes=[f"leaf {i}" for i in range(60)], environment_changes={"skipped": {"test": [["x", "y"]]}})
+    write_plots(run_dir)
+    (run_dir / "plots" / "explanations.png").touch()
+    (run_dir / "quantized").mkdir()
+    (run_dir / "quantized" / "quantize.json").write_text(json.dumps({"mode": "static", "size_mb": {"float": 2.0, "int8": 1.0}}))
+    assert "quantized/model.int8.onnx" in model_card_text(run_dir)
+    text = ModelCard(model_card_text(run_dir, repo_id="me/leaves")).text
+    outside_of_the_recipe = text[: text.index("## Recipe")]
+    files = set(re.findall(r"[\w./]+\.(?:json|csv|png|parquet|onnx|pt2|html)\b", outside_of_the_recipe))
+    assert files - {"ds.json"} == {  # that one is a training argument
+        "config.json",
+        "environment.json",
+        "metrics.json",
+        *(f"plots/{name}.png" for name in ("confusion_matrix", "curves", "explanations", "reliability")),
+    }
+    assert "more than one split, byte for byte: 1.\n" in text
+
+
+def test_model_card_text__further_test_sets_and_corruptions(make_run):
+    shift = {"accuracy": -0.25, "ci95": [-0.3, -0.2], "against": "test"}
+    further = {
+        "winter": {"accuracy": 0.5, "n": 100, "shift": shift},
+        "test": {"robustness": {"gaussian_blur": {"3": {"accuracy": 0.25, "accuracy_ci95": [0.2, 0.3]}}}},
+    }
+    found = tables(card := ModelCard(model_card_text(make_run(further=further))))
+    assert found["Further test sets"][1] == ["winter", "test", "-0.2500", "-0.3000 to -0.2000"]
+    assert found["Under corruption (test)"][1][0] == "gaussian blur"
+    assert "<br>0.20 to 0.30" in card.text
+    assert "only these were measured: the further test sets winter and the corruptions of test" in card.text
+
+
+def test_model_card_text__a_recipe_that_names_a_repository_says_nothing_of_where_this_is(make_run):
+    run_dir = make_run(recipe_changes={"hub": {"push": True, "repo_id": "me/other"}})
+    assert model_card_text(run_dir) == model_card_text(run_dir, repo_id=None)
+    assert 'model="model"' in model_card_text(run_dir)
+
+
+def test_training_card_text__says_that_training_goes_on(make_run):
+    run_dir = make_run()
+    write_plots(run_dir)  # of an earlier run, say: none of its pictures is published with this card
+    for name in ("metrics.json", "history.csv", "model/config.json"):
+        (run_dir / name).unlink()
+    text = training_card_text(
+        run_dir, repo_id="me/leaves", step=1200, steps=5000, validation={"accuracy": 0.98765, "macro_f1": 0.5, "loss": 0.25}
+    )
+    card = ModelCard(text)
+    assert check_metadata(text) == []
+    assert card.data.to_dict() == {
+        "license": "apache-2.0",
+        "base_model": "microsoft/resnet-18",
+        "base_model_relation": "finetune",
+        "library_name": "transformers",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "vision", "transfer-learning", "hf-transfer-learning", "two-phase"],
+    }
+    assert "**Training is in progress: step 1,200 of 5,000.**" in text
+    assert "Last figures on the validation split: accuracy 0.9877, macro F1 0.5000, loss 0.2500." in text
+    assert "No test figure exists" in text
+    assert 'pipeline("image-classification", model="me/leaves")' in text
+    assert "## Results" not in text
+    assert "![" not in text
+    assert "alice" not in text
+
+
+def test_training_card_text__before_the_first_evaluation(make_run):
+    run_dir = make_run()
+    text = training_card_text(run_dir, repo_id="me/leaves", step=10, steps=20, validation=None, revision="trial")
+    assert "The validation split was not evaluated yet." in text
+    assert 'model="me/leaves", revision="trial"' in text

@@ -1,4 +1,4 @@
-from hf_transfer.report import html_tables as tables
+from hf_transfer.report import run_tables as tables
 from hf_transfer.report.formats import NOTHING
 from hf_transfer.report.saved_run import SavedRun
 
