@@ -378,7 +378,8 @@ def _environment(recipe: Recipe, splits: Splits, backbone: Backbone, state: Part
 def _say_seen(seen: dict[str, int] | None, splits: Splits) -> None:
     if seen is None:
         print(
-            "the training data of this model has changed, or is other data of the same name: whether it knows these images cannot be said",
+            "the training data of this model has changed, or is other data of the same name: whether it knows these images "
+            "cannot be said",
             file=sys.stderr,
         )
     for name, count in (seen or {}).items():
