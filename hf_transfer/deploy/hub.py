@@ -110,6 +110,8 @@ def push_run(run: RunDirectory, destination: Destination) -> Published:
     saved = SavedRun.read(run.root)
     split = saved.headline_split
     figure = f": {split} accuracy {saved.splits[split]['accuracy']:.4f}, n {saved.splits[split]['n']}" if split else ""
+    if destination.private and not repository.private:
+        print(f"{repository.repo_id} is public: everybody can see what is pushed", file=sys.stderr)
     with reaching_the_hub(run, destination):
         warn_of_better(repository, saved)
         published = repository.commit(content, f"{run.root.resolve().name}{figure}")
@@ -202,9 +204,12 @@ def _card(run: RunDirectory, repository: Repository, *, images: bool) -> str:
 
 def _refuse_tokens(run: RunDirectory, content: Content) -> None:
     """Stop where a text that is about to be published holds an access token."""
-    texts = {name: source if isinstance(source, bytes) else source.read_bytes() for name, source in content.items()
-             if name.endswith((".md", ".json", ".csv", ".txt"))}  # fmt: skip
-    found = [name for name, text in texts.items() if holds_token(text.decode("utf-8", "replace"))]
+    found = []
+    for name, source in content.items():
+        if name.endswith((".md", ".json", ".csv", ".txt")):
+            text = source if isinstance(source, bytes) else source.read_bytes()
+            if holds_token(text.decode("utf-8", "replace")):
+                found.append(name)
     if found:
         raise UserError(
             f"push: {listed(found)} of {run.root} would publish an access token; nothing was pushed. Remove it first."
@@ -293,8 +298,20 @@ def repository_name(run: Path) -> str:
 def warn_of_better(repository: Repository, run: SavedRun) -> None:
     """Say so before a model is replaced that is more accurate, by the card that it has, than the one of this run."""
     split = run.headline_split
-    if "README.md" not in repository.files or split is None:
+    there = None if split is None else accuracy_there(repository)
+    if there is None or split is None or there[0] <= run.splits[split]["accuracy"]:
         return
+    print(
+        f"warning: {repository.repo_id} holds a model with accuracy {there[0]:.4f} on {there[1]}; the one that replaces it has "
+        f"{run.splits[split]['accuracy']:.4f} on its {split} split. The other stays at revision {repository.head}",
+        file=sys.stderr,
+    )
+
+
+def accuracy_there(repository: Repository) -> tuple[float, str] | None:
+    """Return the accuracy that the card of a repository states, and on what; None where it states none."""
+    if "README.md" not in repository.files:
+        return None
     from huggingface_hub import ModelCard, hf_hub_download
 
     path = hf_hub_download(repository.repo_id, "README.md", revision=repository.head)
@@ -302,17 +319,11 @@ def warn_of_better(repository: Repository, run: SavedRun) -> None:
         card: Any = ModelCard(Path(path).read_text(encoding="utf-8"), ignore_metadata_errors=True)
         results = card.data.eval_results or []
     except Exception:  # a card that cannot be parsed says nothing of its model
-        return
-    ours = run.splits[split]["accuracy"]
-    there = [result for result in results if result.metric_type == "accuracy" and isinstance(result.metric_value, float)]
-    for result in there[:1]:
-        if result.metric_value > ours:
-            where = f"the {result.dataset_split or 'unnamed'} split of {result.dataset_name}"
-            print(
-                f"warning: {repository.repo_id} holds a model with accuracy {result.metric_value:.4f} on {where}; the one that "
-                f"replaces it has {ours:.4f} on its {split} split. The other stays at revision {repository.head}",
-                file=sys.stderr,
-            )
+        return None
+    stated = [result for result in results if result.metric_type == "accuracy" and isinstance(result.metric_value, float)]
+    if not stated:
+        return None
+    return stated[0].metric_value, f"the {stated[0].dataset_split or 'unnamed'} split of {stated[0].dataset_name}"
 
 
 def check_access(destination: Destination) -> str | None:

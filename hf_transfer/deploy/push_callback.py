@@ -18,7 +18,7 @@ from ..report.redaction import public
 from ..report.saved_run import read_object
 from ..run_directory import RunDirectory, write_json
 from ..training.checkpoints import mark_complete
-from .hub import Destination, Repository, as_json, model_files, reaching_the_hub
+from .hub import Destination, Repository, accuracy_there, as_json, model_files, reaching_the_hub
 
 Save = Literal["every_save", "checkpoint", "all_checkpoints"]
 
@@ -72,6 +72,7 @@ class PushCallback(TrainerCallback):
             with reaching_the_hub(self.run, self.destination):
                 if self._repository is None:
                     self._repository = Repository.open(self.run.root, self.destination)
+                    _warn(self._repository)
                 content = self._content(self._repository, step, steps, validation)
                 self._repository.commit(content, f"Training in progress, step {step}")
         except UserError as error:
@@ -107,6 +108,17 @@ class PushCallback(TrainerCallback):
         folder = "last-checkpoint" if self.save == "checkpoint" else f"checkpoint-{step}"
         files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != "training_args.bin")
         return content | {f"{folder}/{path.relative_to(checkpoint).as_posix()}": path for path in files}
+
+
+def _warn(repository: Repository) -> None:
+    """Say what the first push of a training replaces."""
+    there = accuracy_there(repository)
+    if there is not None:
+        print(
+            f"warning: {repository.repo_id} holds a model with accuracy {there[0]:.4f} on {there[1]}; the models of this "
+            f"training replace it from now on. The other stays at revision {repository.head}",
+            file=sys.stderr,
+        )
 
 
 def _is_of_a_model(name: str) -> bool:
