@@ -9,11 +9,26 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .access_tokens import without_tokens
-from .commands import check, demo, evaluate, explain, export, features, find_lr, predict, push, quantize, recipes, report, run
+from .commands import (
+    check,
+    demo,
+    evaluate,
+    explain,
+    export,
+    features,
+    find_lr,
+    predict,
+    push,
+    quantize,
+    recipes,
+    report,
+    run,
+    study,
+)
 from .errors import UserError, message_of
 
 # In the order of --help.
-COMMANDS = (run, check, find_lr, recipes, features, evaluate, predict, explain, report, export, quantize, demo, push)
+COMMANDS = (run, study, check, find_lr, recipes, features, evaluate, predict, explain, report, export, quantize, demo, push)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

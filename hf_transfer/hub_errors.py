@@ -168,7 +168,20 @@ def _kind(error: BaseException) -> Kind | None:
         return _kind_of_answer(error)
     if isinstance(error, ValueError) and "Invalid metadata in README.md" in str(error):
         return "metadata"
-    return None
+    return _kind_of_xet(error)
+
+
+def _kind_of_xet(error: BaseException) -> Kind | None:
+    """Return what hf_xet, which uploads large files where it is installed, says in words only."""
+    if type(error).__name__ == "XetAuthenticationError":
+        return "token"
+    if type(error) is not ConnectionError or error.__cause__ is not None:
+        return None
+    found = re.search(r"\b(401|403|429|5\d\d)\b|rate limit", str(error), re.IGNORECASE)
+    if found is None:
+        return "unreachable"
+    kinds: dict[str, Kind] = {"401": "token", "403": "forbidden", "429": "rate_limit"}
+    return "rate_limit" if found[1] is None else kinds.get(found[1], "server")
 
 
 def _kind_of_answer(error: OSError) -> Kind:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .backbones.backbone import Backbone
     from .data.build import Splits
-    from .deploy.hub import Destination, Published
+    from .deploy.hub import Published
     from .deploy.push_callback import PushCallback
 
 
@@ -69,8 +69,7 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     prepare_process(recipe)
     if recipe.mode == "evaluate":
         return _evaluate(recipe, directory, resume=resume, overwrite=overwrite)
-    result = _train(recipe, directory, resume=resume, overwrite=overwrite)
-    return _push(recipe, result) if recipe.hub.push else result
+    return _train(recipe, directory, resume=resume, overwrite=overwrite)
 
 
 def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
@@ -79,6 +78,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     from .data.dataset import check_first_batch
     from .features.extraction import probe_layers
     from .training.arguments import build_arguments, feature_defaults, training_defaults
+    from .training.hardware import reset_peak_memory
 
     started = time.perf_counter()
     from_features = needs_features_only(recipe)
@@ -96,10 +96,11 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     # 1. Everything that can be wrong is found before anything is written.
     directory.check(resolved, resume=resume, overwrite=overwrite)
     if resume and directory.is_finished:
-        return RunResult(directory, directory.read_metrics())
+        return _push(recipe, RunResult(directory, directory.read_metrics()))
     if not from_features:
         build_arguments(training, directory.checkpoints, recipe.seed)  # starts the process group where there is one
     state = process_state(training)
+    reset_peak_memory(state.device)  # of what this process has done before, such as another run of a study
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=True, extra=recipe.evaluation.extra)
     backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
     if from_features or recipe.strategy.name == "two_phase":
@@ -113,26 +114,31 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
         directory.begin(resolved, overwrite=overwrite)
         write_json(directory.environment, _environment(recipe, splits, backbone, state))
     state.wait_for_everyone()
-    pusher = _pusher(recipe, directory, backbone) if recipe.hub.push and state.is_main_process else None
+    pusher = None
+    if recipe.hub.push and state.is_main_process:
+        pusher = _pusher(recipe, directory, backbone, saves=not from_features)
 
     # 2. The adaptation: heads on features, or the Trainer. Each saves the model and scores what was saved.
-    if recipe.strategy.name == "knn":
-        metrics = classify_by_neighbours(recipe, directory, splits, backbone, state)
-    elif quantized is not None:
-        metrics = fit_quantized_probe(recipe, directory, splits, quantized, state)
-    elif from_features:
-        metrics = fit_linear_probe(recipe, directory, splits, backbone, state)
-    else:
-        callbacks = () if pusher is None else (pusher,)
-        metrics = train_live(recipe, directory, splits, backbone, state, adapters, resume=resume, callbacks=callbacks)
-    if pusher is not None:
-        pusher.finish()
+    try:
+        if recipe.strategy.name == "knn":
+            metrics = classify_by_neighbours(recipe, directory, splits, backbone, state)
+        elif quantized is not None:
+            metrics = fit_quantized_probe(recipe, directory, splits, quantized, state)
+        elif from_features:
+            metrics = fit_linear_probe(recipe, directory, splits, backbone, state)
+        else:
+            callbacks = () if pusher is None else (pusher,)
+            metrics = train_live(recipe, directory, splits, backbone, state, adapters, resume=resume, callbacks=callbacks)
+    except BaseException:
+        if pusher is not None:
+            pusher.clear()
+        raise
     metrics["cost"] |= {
         "total_seconds": time.perf_counter() - started,
         "parameters": backbone.parameter_count,
         "device": _device_name(state),
     }
-    return _finish(recipe, directory, metrics, state)
+    return _push(recipe, _finish(recipe, directory, metrics, state), pusher)
 
 
 def needs_features_only(recipe: Recipe) -> bool:
@@ -254,51 +260,48 @@ def _finish(recipe: Recipe, directory: RunDirectory, metrics: dict[str, Any], st
 
         add_shifts(metrics, list(recipe.evaluation.extra))
         write_json(directory.metrics, metrics)
+        findings = write_plots(directory.root)
+        write_report(directory.root, findings=findings)
+        write_model_card(directory.root)
         if recipe.hub.push and recipe.hub.images:
             from .deploy.hub import draw_maps
 
-            draw_maps(directory)
-        write_report(directory.root, findings=write_plots(directory.root))
-        write_model_card(directory.root)
+            if draw_maps(directory):
+                write_report(directory.root, findings=findings)
+                write_model_card(directory.root)
     state.wait_for_everyone()
     return RunResult(directory, metrics if state.is_main_process else directory.read_metrics())
 
 
-def _destination(recipe: Recipe) -> Destination:
-    from .deploy.hub import Destination
-
-    section = recipe.hub
-    return Destination(
-        section.repo_id,
-        private=section.private,
-        revision=section.revision,
-        create_pr=section.create_pr,
-        images=section.images,
-    )
-
-
-def _pusher(recipe: Recipe, directory: RunDirectory, backbone: Backbone) -> PushCallback | None:
+def _pusher(recipe: Recipe, directory: RunDirectory, backbone: Backbone, *, saves: bool) -> PushCallback | None:
     """Say so at once where pushing would fail now, and return what pushes while training goes on, if anything is to."""
-    from .deploy.hub import check_access
+    from .deploy.hub import check_access, destination_of
     from .deploy.push_callback import PushCallback
 
-    destination = _destination(recipe)
-    problem = check_access(destination)
+    destination = destination_of(recipe.hub)
+    problem = check_access(directory.root, destination)
     if problem is not None:
         print(f"warning: {problem}; the run goes on, and will say how to push it later", file=sys.stderr)
     if recipe.hub.strategy == "end":
         return None
+    if not saves:
+        print(f"hub.strategy '{recipe.hub.strategy}': this run writes no checkpoints; it is pushed at its end", file=sys.stderr)
+        return None
     return PushCallback(directory, destination, recipe.hub.strategy, backbone.processor.save_pretrained)
 
 
-def _push(recipe: Recipe, result: RunResult) -> RunResult:
+def _push(recipe: Recipe, result: RunResult, pusher: PushCallback | None = None) -> RunResult:
     """Publish a finished run, on one process; a failure is part of the result and costs nothing of the run."""
-    if int(os.environ.get("RANK", "0")) != 0:
+    if not recipe.hub.push or int(os.environ.get("RANK", "0")) != 0:
         return result
-    from .deploy.hub import push_run
+    from .deploy.hub import destination_of, push_run
 
+    if pusher is not None:
+        pusher.finish()
     try:
-        return replace(result, published=push_run(result.directory, _destination(recipe)))
+        replaced = None if pusher is None else pusher.replaced
+        published = push_run(result.directory, destination_of(recipe.hub), replaced=replaced)
+        return replace(result, published=published)
     except UserError as error:
         return replace(result, unpublished=str(error))
 

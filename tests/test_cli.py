@@ -268,3 +268,18 @@ def test_main__output_that_nobody_reads_any_more():
     command = f"sleep 0.5; {sys.executable} -m hf_transfer.cli recipes {recipes} --json; echo status $? >&2"
     done = subprocess.run(["sh", "-c", f"({command}) | true"], capture_output=True, text=True, check=False)
     assert done.stderr == "status 1\n"
+
+
+def test_check_and_recipes__know_studies(capsys, tmp_path):
+    assert main(["check", "recipes/studies/textile_lite.json"]) == 0
+    assert capsys.readouterr().out == "recipes/studies/textile_lite.json: ok\n"
+    broken = tmp_path / "broken.json"
+    base = {"data": {"source": "package:digits"}, "model": {"backbone": "timm:resnet18"}}
+    broken.write_text(json.dumps({"base": base, "axes": {"strategy": ["full"], "sed": [1]}}))
+    assert main(["check", str(broken)]) == 2
+    assert (
+        "sed: is not a key of the recipe (did you mean 'seed'?) [in the cell strategy=full, sed=1]" in capsys.readouterr().err
+    )
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert "recipes/studies/textile_lite.json  " in out and "schema.json" not in out

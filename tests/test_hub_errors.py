@@ -128,3 +128,26 @@ def test_reading_problem__says_what_to_do(failure, problem, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     assert reading_problem(failure, WANTED) == problem
+
+
+class XetAuthenticationError(Exception):
+    """As hf_xet has one."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (
+            ConnectionError("Server error: Request error: HTTP status server error (503 Service Unavailable), domain: x"),
+            "server",
+        ),
+        (ConnectionError("Network error: Rate limited"), "rate_limit"),
+        (ConnectionError("Network error: HTTP status client error (429 Too Many Requests)"), "rate_limit"),
+        (ConnectionError("Network error: error sending request"), "unreachable"),
+        (XetAuthenticationError("Unauthorized"), "token"),
+        (BrokenPipeError("broken"), None),
+    ],
+)
+def test_hub_failure__of_the_upload_of_large_files(error, kind):
+    found = hub_failure(error)
+    assert (found and found.kind) == kind

@@ -54,8 +54,15 @@ def test_readme__paths_in_commands_exist(command):
 
 def test_readme__every_recipe_has_its_row():
     rows = set(re.findall(r"^\| (\w+) \| `hf-transfer run (recipes/\S+?\.json)", README, re.M))
-    recipes = {(path.stem, f"recipes/{path.name}") for path in (ROOT / "recipes").glob("*.json") if path.stem != "schema"}
+    recipes = {
+        (path.stem, f"recipes/{path.name}") for path in (ROOT / "recipes").glob("*.json") if not path.stem.endswith("schema")
+    }
     assert rows == recipes
+
+
+def test_readme__every_study_has_its_row():
+    rows = set(re.findall(r"^\| (\w+) \| `hf-transfer study (recipes/studies/\S+?\.json)", README, re.M))
+    assert rows == {(path.stem, f"recipes/studies/{path.name}") for path in (ROOT / "recipes/studies").glob("*.json")}
 
 
 def test_readme__the_tree_is_the_tree():

@@ -30,13 +30,17 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     from ..recipe import Benchmark, load_any
+    from ..studies.study import cells, is_study, load_study
 
     problems: dict[str, list[str]] = {}
     found: dict[str, dict[str, Any]] = {}
     for path in options.recipes:
         try:
-            loaded = load_any(path, options.overrides)
-            runs = loaded.cells if isinstance(loaded, Benchmark) else (loaded,)
+            if is_study(path):
+                runs = tuple(cell.recipe for cell in cells(load_study(path, options.overrides)))
+            else:
+                loaded = load_any(path, options.overrides)
+                runs = loaded.cells if isinstance(loaded, Benchmark) else (loaded,)
             problems[path] = []
             class_names = None
             if options.data or options.layers:
@@ -49,7 +53,7 @@ def _check(options: argparse.Namespace) -> int:
                     if not options.json:
                         print(f"{path}: {told_sizes}")
             if options.layers and len(runs) > 1:
-                raise UserError(f"--layers prints the layers of one model, and this is a benchmark of {len(runs)} evaluations")
+                raise UserError(f"--layers prints the layers of one model, and these are {len(runs)} runs")
             if options.layers:
                 found[path] = _layers(runs[0], class_names)
                 if not options.json:

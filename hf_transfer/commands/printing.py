@@ -38,7 +38,7 @@ def tell_the_card(run: Path) -> None:
 
     card = run / "README.md"
     if card.is_file() and (run / "metrics.json").is_file() and not refresh_model_card(run):
-        print(f"{card} was edited since it was written, so it was left as it is", file=sys.stderr)
+        print(f"{card} was edited, or written by an earlier version, so it was left as it is", file=sys.stderr)
 
 
 def print_result(result: RunResult, as_json: bool) -> None:

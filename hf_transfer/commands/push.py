@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..access_tokens import without_tokens
 from ..errors import UserError
 from ..run_directory import RunDirectory
-from .printing import published_text, tell_the_card
+from .printing import published_text
+
+if TYPE_CHECKING:
+    from ..recipe.schema import Hub
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -25,9 +28,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     push.add_argument("run", metavar="RUN", help="the directory of a finished run")
     push.add_argument("--repo-id", metavar="OWNER/NAME", help="by default the recipe's, or NAME-OF-THE-RUN under your own name")
-    push.add_argument("--revision", metavar="BRANCH", help="branch to push to, made if need be (default main)")
-    push.add_argument("--create-pr", action="store_true", help="open a pull request on main instead")
-    push.add_argument("--public", action="store_true", help="make a new repository public (by default it is private)")
+    where = push.add_mutually_exclusive_group()
+    where.add_argument("--revision", metavar="BRANCH", help="branch to push to, made if need be (default main)")
+    where.add_argument("--create-pr", action="store_true", help="open a pull request on main instead")
+    seen = push.add_mutually_exclusive_group()
+    seen.add_argument("--public", action="store_true", help="push to a public repository, which a new one will be")
+    seen.add_argument("--private", action="store_true", help="push to a private repository only (default)")
     push.add_argument("--without-images", action="store_true", help="leave out pictures that show images of the data set")
     push.add_argument("--json", action="store_true", help="print where it is as JSON")
     push.set_defaults(function=_push)
@@ -40,23 +46,24 @@ def _push(options: argparse.Namespace) -> int:
     from ..connection import go_offline_if_unreachable
 
     go_offline_if_unreachable()  # before anything imports the Hub's client
-    from ..deploy.hub import Destination, HubError, check_publishable, draw_maps, push_run
+    from ..deploy.hub import HubError, check_publishable, destination_of, draw_maps, push_run
 
     check_publishable(run)
-    section = _hub_section(run.recipe)
-    destination = Destination(
-        repo_id=options.repo_id or section.get("repo_id"),
-        private=not options.public and section.get("private", True),
-        revision=None if options.create_pr else options.revision or section.get("revision"),
-        create_pr=options.create_pr or (options.revision is None and section.get("create_pr", False)),
-        images=not options.without_images and section.get("images", True),
+    chosen = destination_of(_hub_section(run.recipe))
+    destination = replace(
+        chosen,
+        repo_id=options.repo_id or chosen.repo_id,
+        private=options.private or (chosen.private and not options.public),
+        revision=None if options.create_pr else options.revision or chosen.revision,
+        create_pr=options.create_pr or (options.revision is None and chosen.create_pr),
+        images=chosen.images and not options.without_images,
     )
-    if destination.images:
-        if draw_maps(run):
-            from ..report.html_report import write_report
+    if destination.images and draw_maps(run):
+        from ..report.html_report import write_report
+        from ..report.model_card import refresh_model_card
 
-            write_report(run.root)
-        tell_the_card(run.root)
+        write_report(run.root)
+        refresh_model_card(run.root)
     try:
         published = push_run(run, destination)
     except HubError as error:
@@ -71,9 +78,14 @@ def _push(options: argparse.Namespace) -> int:
     return 0
 
 
-def _hub_section(recipe: Path) -> dict[str, Any]:
+def _hub_section(recipe: Path) -> Hub:
+    """Return where the recipe of a run says that it is to be published."""
+    from pydantic import ValidationError
+
+    from ..recipe.schema import Hub
+
     try:
-        section = json.loads(recipe.read_text(encoding="utf-8"))["hub"]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise UserError(f"push: {recipe} is no recipe of a run") from None
-    return section if isinstance(section, dict) else {}
+        return Hub.model_validate(json.loads(recipe.read_text(encoding="utf-8"))["hub"])
+    except (OSError, ValueError, LookupError, TypeError, ValidationError) as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"push: {recipe} does not say where to push to, as the recipe of a run does: {said}") from None

@@ -14,7 +14,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     report = commands.add_parser(
         "report",
         help="draw the pictures and the HTML report of a finished run",
-        description="Draw plots/ and report.html of a finished run from its files; no model is loaded.",
+        description="Draw plots/ and report.html of a finished run from its files, and the model card where there is none; "
+        "no model is loaded.",
     )
     report.add_argument("run", metavar="RUN", help="the directory of a finished run")
     report.add_argument("--output", metavar="FILE", help="the HTML file to write; by default RUN/report.html")
@@ -36,10 +37,12 @@ def _report(options: argparse.Namespace) -> int:
         raise UserError(f"report: --output: {output} is there already; nothing was touched. Replace it with --overwrite.")
     run = SavedRun.read(root)
     _stay_offline_if_need_be(run.section("data").get("source"))
-    from ..report import write_plots, write_report
+    from ..report import write_model_card, write_plots, write_report
 
     try:
         page = write_report(root, output, write_plots(root))
+        if not (root / "README.md").exists():
+            write_model_card(root)
     except OSError as error:
         raise UserError(f"report: cannot write to {error.filename or output or root}: {error.strerror or error}") from None
     pictures = sorted(str(path) for path in (root / "plots").glob("*.png"))

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import shlex
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..access_tokens import holds_token, without_tokens
 from ..connection import go_offline_if_unreachable, limit_waiting
@@ -24,18 +26,25 @@ from ..hub_errors import HubFailure, Kind, hub_failure
 from ..report.card_metadata import check_metadata
 from ..report.card_seal import is_unedited
 from ..report.model_card import model_card_text
-from ..report.plots import EXPLANATIONS, SHOW_IMAGES
+from ..report.plots import EXPLANATIONS, PICTURES, SHOW_IMAGES
 from ..report.redaction import public
 from ..report.saved_run import SavedRun, read_object
 from ..run_directory import RunDirectory, write_json
 
+if TYPE_CHECKING:
+    from ..recipe.schema import Hub
+
 Content = Mapping[str, Path | bytes]
 """The files of a repository: path in it to a file here, or to what it holds."""
 
+LAST_CHECKPOINT = "last-checkpoint"
+"""Where the Trainer looks for what to resume from."""
+
 # What an earlier push, or one of the Trainer, left at the root, and what would be read instead of the new model's files.
 _REPLACED = re.compile(
-    r"(config|preprocessor_config|generation_config|adapter_config|metrics|environment)\.json|history\.csv|training_args\.bin"
-    r"|[^/]+\.safetensors(\.index\.json)?|pytorch_model[^/]*\.bin(\.index\.json)?|plots/[^/]+\.png"
+    r"(config|preprocessor_config|processor_config|generation_config|adapter_config|metrics|environment)\.json|history\.csv"
+    r"|training_args\.bin|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
+    r"|pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?|adapter_model\.bin|tf_model\.h5|flax_model\.msgpack"
 )
 # Names of single images stay at home.
 _NOT_PUBLISHED = ("skipped", "duplicates_across_splits", "seen_in_training")
@@ -95,8 +104,24 @@ class HubError(UserError):
         self.temporary = temporary
 
 
-def push_run(run: RunDirectory, destination: Destination) -> Published:
+def destination_of(section: Hub) -> Destination:
+    """Return where a recipe's `hub` section says that its run is to be published."""
+    return Destination(
+        section.repo_id,
+        private=section.private,
+        revision=section.revision,
+        create_pr=section.create_pr,
+        images=section.images,
+    )
+
+
+def push_run(run: RunDirectory, destination: Destination, *, replaced: Stated | None = None) -> Published:
     """Publish a finished run and note in hub.json where it is.
+
+    Args:
+        run: the run.
+        destination: where to.
+        replaced: what was there before this run's own pushes, where it has pushed while it trained.
 
     Raises:
         UserError: when the run is not finished, has no model, or would publish what it must not.
@@ -104,16 +129,22 @@ def push_run(run: RunDirectory, destination: Destination) -> Published:
     """
     check_publishable(run)
     with reaching_the_hub(run, destination):
-        repository = Repository.open(run.root, destination)
-    content = run_content(run, _card(run, repository, images=destination.images), images=destination.images)
+        repo_id = repository_id(run.root, destination)
+    content = run_content(run, _card(run, repo_id, destination), images=destination.images)
     _refuse_tokens(run, content)
     saved = SavedRun.read(run.root)
     split = saved.headline_split
-    figure = f": {split} accuracy {saved.splits[split]['accuracy']:.4f}, n {saved.splits[split]['n']}" if split else ""
-    if destination.private and not repository.private:
-        print(f"{repository.repo_id} is public: everybody can see what is pushed", file=sys.stderr)
+    scores = {} if split is None else saved.splits[split]
+    figure = f": {split} accuracy {scores['accuracy']:.4f}, n {scores.get('n')}" if "accuracy" in scores else ""
     with reaching_the_hub(run, destination):
-        warn_of_better(repository, saved)
+        repository = Repository.open(repo_id, destination)
+        there = replaced or repository.stated()
+        if there is not None and there.accuracy > scores.get("accuracy", 1.0):
+            print(
+                f"warning: {repo_id} holds a model with accuracy {there.accuracy:.4f} on {there.where}; the one that replaces "
+                f"it has {scores['accuracy']:.4f} on its {split} split. The other stays at revision {there.commit}",
+                file=sys.stderr,
+            )
         published = repository.commit(content, f"{run.root.resolve().name}{figure}")
     write_json(run.published, {name: value for name, value in asdict(published).items() if name != "changed"})
     return published
@@ -146,8 +177,11 @@ def draw_maps(run: RunDirectory) -> bool:
         backbone = load_model(str(run.root))
         prepare_model(backbone.model, choose_device(None), channels_last=backbone.is_convolutional)
         explain_run(run, Predictions.read(predictions), backbone, ask(backbone, "gradcam"), run.plots)
-    except UserError as error:  # such as images that are gone, or a network without gradients
-        print(f"the card will not show where the model looks: {error}", file=sys.stderr)
+    except (
+        Exception
+    ) as error:  # images that are gone, a network without gradients, no memory left: a picture is not worth a run
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        print(f"the card will not show where the model looks: {said}", file=sys.stderr)
         return False
     return True
 
@@ -166,12 +200,17 @@ def run_content(run: RunDirectory, card: str, *, images: bool = True) -> dict[st
     content["recipe.json"] = as_json(public(read_object(run.recipe)))
     content["metrics.json"] = as_json(public(read_object(run.metrics)))
     if run.environment.is_file():
-        facts = {key: value for key, value in read_object(run.environment).items() if key not in _NOT_PUBLISHED}
-        content["environment.json"] = as_json(public(facts))
+        content["environment.json"] = environment_content(run)
     if run.history.is_file():
         content["history.csv"] = run.history
     plots = (path for path in sorted(run.plots.glob("*.png")) if images or path not in shows_images)
     return content | {f"plots/{path.name}": path for path in plots}
+
+
+def environment_content(run: RunDirectory) -> bytes:
+    """Return environment.json as it may leave the machine."""
+    facts = {key: value for key, value in read_object(run.environment).items() if key not in _NOT_PUBLISHED}
+    return as_json(public(facts))
 
 
 def model_files(folder: Path) -> dict[str, Path]:
@@ -185,14 +224,20 @@ def as_json(data: Any) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _card(run: RunDirectory, repository: Repository, *, images: bool) -> str:
+def _card(run: RunDirectory, repo_id: str, destination: Destination) -> str:
     """Return the card of the run, written for this repository; one that somebody has edited stays as it is."""
     there = run.card.read_text(encoding="utf-8")
-    if not is_unedited(there):
-        print(f"{run.card} was edited since it was written: it is published as it is", file=sys.stderr)
-        card = there
+    if is_unedited(there):
+        card = model_card_text(run.root, repo_id=repo_id, revision=destination.revision, images=destination.images)
     else:
-        card = model_card_text(run.root, repo_id=repository.repo_id, revision=repository.revision, images=images)
+        print(
+            f"{run.card} was edited, or written by an earlier version: it is published as it is. To have it written anew, "
+            f"delete it and run: {shlex.join(['hf-transfer', 'report', str(run.root)])}",
+            file=sys.stderr,
+        )
+        if '"model"' in there:
+            print("its instructions load the run's folder 'model', not the repository", file=sys.stderr)
+        card = there
     problems = check_metadata(card)
     if problems:
         raise UserError(
@@ -216,123 +261,186 @@ def _refuse_tokens(run: RunDirectory, content: Content) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What the card of a repository says of its model.
+
+    Args:
+        accuracy: the first accuracy of its results.
+        where: on what.
+        commit: the commit that holds it.
+    """
+
+    accuracy: float
+    where: str
+    commit: str
+
+
 class Repository:
     """A repository of the Hub that may be written to; it is there when this object is.
 
     Args:
         repo_id: OWNER/NAME.
-        private: whether it is private.
-        revision: the branch; None for main.
-        create_pr: whether commits open a pull request.
-        head: the commit that the branch is at.
-        files: the paths of its files at that commit.
+        destination: branch and manner of its commits.
     """
 
-    def __init__(
-        self, repo_id: str, *, private: bool, revision: str | None, create_pr: bool, head: str, files: tuple[str, ...]
-    ) -> None:
+    def __init__(self, repo_id: str, destination: Destination) -> None:
         self.repo_id = repo_id
-        self.private = private
-        self.revision = revision
-        self.create_pr = create_pr
-        self.head = head
-        self.files = files
+        self.destination = destination
 
     @classmethod
-    def open(cls, run: Path, destination: Destination) -> Repository:
-        """Make the repository and the branch if need be, and look at what is there."""
-        from huggingface_hub import HfApi, get_token
-        from huggingface_hub.errors import LocalTokenNotFoundError
+    def open(cls, repo_id: str, destination: Destination) -> Repository:
+        """Make the repository and the branch if need be, and look at what is there.
 
-        if get_token() is None:  # the Hub's own answer would be that it knows no such repository
-            raise LocalTokenNotFoundError
+        Raises:
+            UserError: when it is public, and a private one was asked for.
+        """
+        from huggingface_hub import HfApi
+
         api = HfApi()
-        name = destination.repo_id or repository_name(run)
-        repo_id = name if "/" in name else f"{api.whoami(cache=True)['name']}/{name}"
         api.create_repo(repo_id, private=destination.private, exist_ok=True)
+        if destination.private and not api.model_info(repo_id).private:
+            raise UserError(_is_public(repo_id))
         if destination.revision is not None and not destination.revision.startswith("refs/"):
             api.create_branch(repo_id, branch=destination.revision, exist_ok=True)
-        found = api.model_info(repo_id, revision=destination.revision)
-        return cls(
-            repo_id,
-            private=bool(found.private),
-            revision=destination.revision,
-            create_pr=destination.create_pr,
-            head=str(found.sha),
-            files=tuple(file.rfilename for file in found.siblings or ()),
-        )
+        return cls(repo_id, destination)
+
+    def stated(self) -> Stated | None:
+        """Return what its card says of the model that is there, None where it says nothing; tell of a card of other hands."""
+        from huggingface_hub import HfApi, ModelCard, hf_hub_download
+
+        head = HfApi().model_info(self.repo_id, revision=self.destination.revision)
+        if not any(file.rfilename == "README.md" for file in head.siblings or ()):
+            return None
+        text = Path(hf_hub_download(self.repo_id, "README.md", revision=head.sha)).read_text(encoding="utf-8", errors="replace")
+        if not is_unedited(text):
+            print(f"the card of {self.repo_id} was written by other hands; it stays at revision {head.sha}", file=sys.stderr)
+        try:
+            card: Any = ModelCard(text, ignore_metadata_errors=True)
+            results = card.data.eval_results or []
+        except Exception:  # a card that cannot be parsed says nothing of its model
+            return None
+        stated = [result for result in results if result.metric_type == "accuracy" and isinstance(result.metric_value, float)]
+        if not stated:
+            return None
+        where = f"the {stated[0].dataset_split or 'unnamed'} split of {stated[0].dataset_name}"
+        return Stated(stated[0].metric_value, where, str(head.sha))
 
     def commit(self, content: Content, message: str) -> Published:
-        """Bring the repository to this content in one commit; files of other names that a push does not write stay."""
+        """Bring the repository to this content in one commit; files of other names than a push writes stay."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-        stale = [name for name in self.files if _REPLACED.fullmatch(name) and name not in content]
-        added = [CommitOperationAdd(name, source) for name, source in content.items()]
-        removed = [CommitOperationDelete(name) for name in stale]
-        done = HfApi().create_commit(
-            self.repo_id,
-            [*added, *removed],
-            commit_message=message,
-            revision=self.revision,
-            create_pr=self.create_pr,
-        )
-        changed = done.oid != self.head
-        if changed and not self.create_pr:
-            self.head, self.files = done.oid, tuple((set(self.files) - set(stale)) | set(content))
+        api, branch = HfApi(), self.destination.revision
+        head = api.model_info(self.repo_id, revision=branch)
+        stale = [file.rfilename for file in head.siblings or () if _is_stale(file.rfilename, content)]
+        manner: dict[str, Any] = {"revision": branch, "create_pr": self.destination.create_pr, "num_threads": 1}
+        with contextlib.ExitStack() as files:
+            # Open files go by HTTP, whose waiting has an end. By their paths they would go by xet, which waits for ever for an
+            # answer that does not come (hf_xet 1.8, more than ten minutes).
+            added = {
+                name: CommitOperationAdd(name, files.enter_context(source.open("rb")) if isinstance(source, Path) else source)
+                for name, source in content.items()
+            }
+            files.enter_context(_without_word_of_xet())
+            # One after the other, and each file once, under however many names: threads would share an open file.
+            once = {source: added[name] for name, source in content.items() if isinstance(source, Path)}
+            api.preupload_lfs_files(self.repo_id, once.values(), free_memory=False, **manner)
+            done = api.create_commit(
+                self.repo_id,
+                [*added.values(), *map(CommitOperationDelete, stale)],
+                commit_message=message,
+                parent_commit=head.sha,  # what was looked at is what is replaced
+                **manner,
+            )
         return Published(
             self.repo_id,
-            revision=done.pr_revision or self.revision or "main",
+            revision=done.pr_revision or branch or "main",
             commit=done.oid,
             url=done.pr_url or str(done.repo_url),
-            private=self.private,
-            changed=changed,
+            private=bool(head.private),
+            changed=done.oid != head.sha,
         )
+
+
+@contextlib.contextmanager
+def _without_word_of_xet() -> Iterator[None]:
+    """Let the client not say of every push that it does not use xet."""
+    from huggingface_hub.utils import logging as hub_logging
+
+    logger = hub_logging.get_logger("huggingface_hub._commit_api")
+
+    def tells(record: logging.LogRecord) -> bool:
+        return "not supported by Xet" not in record.getMessage()
+
+    logger.addFilter(tells)
+    try:
+        yield
+    finally:
+        logger.removeFilter(tells)
+
+
+def _is_stale(name: str, content: Content) -> bool:
+    """Return whether a file of the repository would be taken for a part of this content, and is none."""
+    if name in content:
+        return False
+    folder, slash, _ = name.partition("/")
+    if slash and folder == LAST_CHECKPOINT:
+        return any(other.startswith(f"{LAST_CHECKPOINT}/") for other in content)
+    return _REPLACED.fullmatch(name) is not None or Path(name) in PICTURES
+
+
+def repository_id(run: Path, destination: Destination) -> str:
+    """Return OWNER/NAME of the repository for a run; a name alone is one of the user who is logged in.
+
+    Raises:
+        UserError: when the name of the run's directory is none that a repository may have.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    name = destination.repo_id or repository_name(run)
+    if not name:
+        raise UserError(f"push: '{run.resolve().name}' is no name for a repository; choose one with --repo-id (hub.repo_id)")
+    if get_token() is None:  # the Hub's own answer would be that it knows no such repository
+        raise LocalTokenNotFoundError
+    return name if "/" in name else f"{HfApi().whoami(cache=True)['name']}/{name}"
 
 
 def repository_name(run: Path) -> str:
-    """Return the name of a run directory as a repository may be called."""
-    name = re.sub(r"[^A-Za-z0-9._-]+|(?<=[-.])[-.]+", "-", run.resolve().name).strip("-._")
-    return re.sub(r"-{2,}", "-", name)[:96].strip("-._") or "model"
+    """Return the name of a run directory as a repository may be called: ASCII letters, digits, single `-`, `_` and `.`.
+
+    Letters lose their accents; where nothing is left, or not enough to tell it from others, the name is empty.
+    """
+    plain = unicodedata.normalize("NFKD", run.resolve().name)
+    ascii_only = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    if not ascii_only.isascii():
+        return ""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", ascii_only)
+    name = re.sub(r"-{2,}", "-", re.sub(r"\.{2,}", ".", name))[:96]
+    return name.removesuffix(".git").strip("-._")
 
 
-def warn_of_better(repository: Repository, run: SavedRun) -> None:
-    """Say so before a model is replaced that is more accurate, by the card that it has, than the one of this run."""
-    split = run.headline_split
-    there = None if split is None else accuracy_there(repository)
-    if there is None or split is None or there[0] <= run.splits[split]["accuracy"]:
-        return
-    print(
-        f"warning: {repository.repo_id} holds a model with accuracy {there[0]:.4f} on {there[1]}; the one that replaces it has "
-        f"{run.splits[split]['accuracy']:.4f} on its {split} split. The other stays at revision {repository.head}",
-        file=sys.stderr,
+def _is_public(repo_id: str) -> str:
+    return (
+        f"push: {repo_id} is public, and a private repository was asked for; nothing was pushed. To publish there say --public "
+        "(hub.private: false), else choose another --repo-id"
     )
 
 
-def accuracy_there(repository: Repository) -> tuple[float, str] | None:
-    """Return the accuracy that the card of a repository states, and on what; None where it states none."""
-    if "README.md" not in repository.files:
-        return None
-    from huggingface_hub import ModelCard, hf_hub_download
-
-    path = hf_hub_download(repository.repo_id, "README.md", revision=repository.head)
-    try:
-        card: Any = ModelCard(Path(path).read_text(encoding="utf-8"), ignore_metadata_errors=True)
-        results = card.data.eval_results or []
-    except Exception:  # a card that cannot be parsed says nothing of its model
-        return None
-    stated = [result for result in results if result.metric_type == "accuracy" and isinstance(result.metric_value, float)]
-    if not stated:
-        return None
-    return stated[0].metric_value, f"the {stated[0].dataset_split or 'unnamed'} split of {stated[0].dataset_name}"
-
-
-def check_access(destination: Destination) -> str | None:
-    """Return why pushing would fail now, as far as one question to the Hub tells; None where it may well succeed."""
+def check_access(run: Path, destination: Destination) -> str | None:
+    """Return why pushing would fail now, as far as two questions to the Hub tell; None where it may well succeed."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     limit_waiting()
     try:
         HfApi().whoami(cache=True)
+        repo_id = repository_id(run, destination)
+        with contextlib.suppress(RepositoryNotFoundError):  # it will be made
+            if destination.private and not HfApi().model_info(repo_id).private:
+                return _is_public(repo_id)
+    except UserError as error:
+        return str(error)
     except Exception as error:
         return _reason(_failure(error), destination)
     return None

@@ -16,10 +16,21 @@ from ..errors import UserError
 from ..report.model_card import training_card_text
 from ..report.redaction import public
 from ..report.saved_run import read_object
-from ..run_directory import RunDirectory, write_json
+from ..run_directory import RunDirectory
 from ..training.checkpoints import mark_complete
-from .hub import Destination, Repository, accuracy_there, as_json, model_files, reaching_the_hub
+from .hub import (
+    LAST_CHECKPOINT,
+    Destination,
+    Repository,
+    Stated,
+    as_json,
+    environment_content,
+    model_files,
+    reaching_the_hub,
+    repository_id,
+)
 
+_METRICS = ("accuracy", "macro_f1", "loss")
 Save = Literal["every_save", "checkpoint", "all_checkpoints"]
 
 
@@ -34,6 +45,9 @@ class PushCallback(TrainerCallback):
         destination: where to push.
         save: what besides the model; `hub.strategy` of the recipe.
         save_processor: writes the image processor into a folder.
+
+    Attributes:
+        replaced: what the repository's card said of its model before the first push.
     """
 
     def __init__(
@@ -46,18 +60,23 @@ class PushCallback(TrainerCallback):
         self._stage = run.staged
         self._repository: Repository | None = None
         self._thread: threading.Thread | None = None
+        self.replaced: Stated | None = None
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
         """Begin to push the checkpoint that was just written."""
         if self._thread is not None and self._thread.is_alive():
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        shutil.rmtree(self._stage, ignore_errors=True)  # of the push before
-        _copy_by_links(checkpoint, self._stage / "checkpoint")
-        measured = [entry for entry in state.log_history if "eval_loss" in entry]
-        validation = {name: measured[-1][f"eval_{name}"] for name in ("accuracy", "macro_f1", "loss")} if measured else None
-        arguments = (state.global_step, state.max_steps, validation)
-        # A daemon: a run that is stopped does not wait for an upload, and a commit that was not sent changes nothing.
+        try:
+            self.clear()
+            _copy_by_links(checkpoint, self._stage / "checkpoint")
+        except OSError as error:
+            print(f"warning: step {state.global_step} could not be pushed: {error}. Training goes on", file=sys.stderr)
+            return
+        measured = [entry for entry in state.log_history if "eval_loss" in entry][-1:]
+        validation = {name: entry[f"eval_{name}"] for entry in measured for name in _METRICS if f"eval_{name}" in entry}
+        arguments = (state.global_step, state.max_steps, validation or None)
+        # A daemon: a run that is stopped waits for no more than the requests under way, and what has no commit changes nothing.
         self._thread = threading.Thread(target=self._push, args=arguments, name="push", daemon=True)
         self._thread.start()
 
@@ -65,26 +84,33 @@ class PushCallback(TrainerCallback):
         """Wait for the push that is under way, and clear up."""
         if self._thread is not None:
             self._thread.join()
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the copy that is pushed, also where a push is under way that nobody waits for."""
         shutil.rmtree(self._stage, ignore_errors=True)
 
     def _push(self, step: int, steps: int, validation: dict[str, float] | None) -> None:
         try:
             with reaching_the_hub(self.run, self.destination):
                 if self._repository is None:
-                    self._repository = Repository.open(self.run.root, self.destination)
-                    _warn(self._repository)
+                    self._repository = Repository.open(repository_id(self.run.root, self.destination), self.destination)
+                    self.replaced = self._repository.stated()
+                    _warn(self._repository, self.replaced)
                 content = self._content(self._repository, step, steps, validation)
                 self._repository.commit(content, f"Training in progress, step {step}")
         except UserError as error:
-            reason = str(error).partition(" Nothing of the run is lost")[0]
-            print(f"warning: step {step}: {reason} Training goes on", file=sys.stderr)
+            reason = str(error).partition(" Nothing of the run is lost")[0].rstrip(".")
+            print(f"warning: step {step}: {reason}. Training goes on", file=sys.stderr)
 
     def _content(
         self, repository: Repository, step: int, steps: int, validation: dict[str, float] | None
     ) -> dict[str, Path | bytes]:
         checkpoint, model = self._stage / "checkpoint", self._stage / "model"
         state = checkpoint / "trainer_state.json"  # holds the path of the best checkpoint
-        write_json(state, public(read_object(state)))  # in place of the link, never through it
+        facts = as_json(public(read_object(state)))
+        state.unlink()  # the link, never what it links to
+        state.write_bytes(facts)
         mark_complete(checkpoint)
         model.mkdir(exist_ok=True)
         self.save_processor(model)
@@ -95,28 +121,28 @@ class PushCallback(TrainerCallback):
             step=step,
             steps=steps,
             validation=validation,
-            revision=repository.revision,
+            revision=self.destination.revision,
         )
         content: dict[str, Path | bytes] = {
             **model_files(model),
             **weights,
             "README.md": card.encode(),
             "recipe.json": as_json(public(read_object(self.run.recipe))),
+            "environment.json": environment_content(self.run),
         }
         if self.save == "every_save":
             return content
-        folder = "last-checkpoint" if self.save == "checkpoint" else f"checkpoint-{step}"
+        folder = LAST_CHECKPOINT if self.save == "checkpoint" else f"checkpoint-{step}"
         files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != "training_args.bin")
         return content | {f"{folder}/{path.relative_to(checkpoint).as_posix()}": path for path in files}
 
 
-def _warn(repository: Repository) -> None:
+def _warn(repository: Repository, there: Stated | None) -> None:
     """Say what the first push of a training replaces."""
-    there = accuracy_there(repository)
     if there is not None:
         print(
-            f"warning: {repository.repo_id} holds a model with accuracy {there[0]:.4f} on {there[1]}; the models of this "
-            f"training replace it from now on. The other stays at revision {repository.head}",
+            f"warning: {repository.repo_id} holds a model with accuracy {there.accuracy:.4f} on {there.where}; the models of "
+            f"this training replace it from now on. The other stays at revision {there.commit}",
             file=sys.stderr,
         )
 

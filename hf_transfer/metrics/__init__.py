@@ -3,6 +3,7 @@
 Reading order: `summary` (what a run reports) rests on `accuracy`, `per_class`, `likelihood`, `calibration` and
 `intervals`, each a few pure functions on NumPy arrays whose shapes and types `arrays` checks. `modules` wraps them as
 `evaluate.Metric` classes; it is not imported here, because `import evaluate` takes seconds (it loads transformers).
+`verdict` (what a study shows) rests on `crossed`, `permutation`, `multiple` and `pareto`; `logme` scores features alone.
 
 Nothing in this package knows about recipes, models, files or processes: whoever calls it has gathered the samples.
 """

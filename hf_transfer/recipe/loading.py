@@ -64,7 +64,7 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
     """Check a recipe that is already a dictionary, which stays as it is; see `load_recipe`."""
     raw = copy.deepcopy(raw)
     problems = apply_overrides(raw, overrides)
-    _refuse_tokens(raw, source)
+    refuse_tokens(raw, source)
     if isinstance(raw.get("strategy"), str):
         raw["strategy"] = {"name": raw["strategy"]}  # the shorthand
     if isinstance(training := raw.get("training"), dict):
@@ -73,7 +73,7 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        problems += _problems(error.errors(), raw)
+        problems += problems_of(error, raw)
     if recipe is not None:
         problems += _check_across(recipe)
     wrong = [problem.path for problem in problems]
@@ -83,7 +83,7 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
     return recipe
 
 
-def _refuse_tokens(raw: Any, source: str) -> None:
+def refuse_tokens(raw: Any, source: str) -> None:
     """Stop at a recipe that holds an access token: recipes are kept, shown and published."""
 
     def places(node: Any, path: str) -> list[str]:
@@ -192,6 +192,8 @@ def _check_hub(recipe: Recipe) -> list[Problem]:
         reasons = {
             "hub.create_pr is true, and each push would open another": section.create_pr,
             "the checkpoints of strategy 'lora' hold no model that could be loaded": recipe.strategy.name == "lora",
+            "strategy 'quantized_probe' writes no checkpoints": recipe.strategy.name == "quantized_probe",
+            "ema keeps two sets of weights, and which one is better is known at the end": recipe.ema is not None,
             "training.save_strategy is 'no'": recipe.training.get("save_strategy") == "no",
         }
         problems += [
@@ -297,9 +299,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the schema section that the location of an error points into."""
-    section: type[BaseModel] = Recipe
+def _section_at(location: tuple[int | str, ...], section: type[BaseModel]) -> type[BaseModel]:
+    """Return the part of a schema that the location of an error points into."""
     for part in location:
         if isinstance(part, int):
             continue
@@ -321,17 +322,17 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _problems(errors: list[ErrorDetails], raw: dict[str, Any]) -> list[Problem]:
-    """Return one `Problem` for each wrong place.
+def problems_of(error: ValidationError, raw: dict[str, Any], schema: type[BaseModel] = Recipe) -> list[Problem]:
+    """Return what a schema says of a raw recipe (or of a study, whose schema is given): one `Problem` for each wrong place.
 
     Where several types are permitted, pydantic reports why the value is none of them, one error each. They are told as one;
     and where the value is of one type down to a part of it, that part alone is reported.
     """
     places: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
-    for detail in errors:
+    for detail in error.errors():
         places.setdefault(_place(detail, raw), []).append(detail)
     return [
-        _problem(place, details)
+        _problem(place, details, schema)
         for place, details in places.items()
         if not any(len(other) > len(place) and other[: len(place)] == place for other in places)
     ]
@@ -350,14 +351,14 @@ def _place(detail: ErrorDetails, raw: dict[str, Any]) -> tuple[int | str, ...]:
     return tuple(place)
 
 
-def _problem(place: tuple[int | str, ...], details: list[ErrorDetails]) -> Problem:
+def _problem(place: tuple[int | str, ...], details: list[ErrorDetails], schema: type[BaseModel]) -> Problem:
     path = ".".join(str(part) for part in place)
     detail = details[0]
     kind, found = detail["type"], detail["input"]
     if kind == "extra_forbidden":
-        fields = _section_at(place[:-1]).model_fields
+        fields = _section_at(place[:-1], schema).model_fields
         names = [field.alias or name for name, field in fields.items()]
-        return Problem(path, f"is not a key of the recipe{nearest(str(place[-1]), names)}")
+        return Problem(path, f"is not a key of the {schema.__name__.lower()}{nearest(str(place[-1]), names)}")
     if kind == "missing":
         return Problem(path, "is required, and is missing")
     if kind == "value_error":

@@ -11,6 +11,7 @@ from .run_tables import class_counts
 from .saved_run import SavedRun
 
 _MOST_NAMED = 3
+_FEW_IMAGES = 20
 
 
 def limits_section(run: SavedRun, *, published: bool) -> str:
@@ -58,11 +59,16 @@ def _weakest_classes(run: SavedRun) -> str:
     scores = {name: found for name, found in per_class.items() if isinstance(found, Mapping)}
     known = {name: f1 for name, found in scores.items() if (f1 := finite(found.get("f1"))) is not None}
     without = [name for name, found in scores.items() if finite(found.get("n")) == 0]
+    few = [name for name, found in scores.items() if 0 < (finite(found.get("n")) or 0) < _FEW_IMAGES]
+    if known and min(known.values()) == max(known.values()):
+        known = {}  # none is lower than another
     lowest = sorted(known, key=lambda name: known[name])[: min(_MOST_NAMED, len(known) // 2)]
     parts = []
     if lowest:
         each = ", ".join(f"{code(name)} {number(known[name])} (of {count(scores[name].get('n'))} images)" for name in lowest)
         parts.append(f"Lowest F1 on the {escape(split)} split: {each}.")
+    if few:
+        parts.append(f"Fewer than {_FEW_IMAGES} images of the split, too few for figures of their own: {_named(few)}.")
     if without:
         parts.append(f"The split has no image of {_named(without)}: nothing is known of how well they are recognised.")
     return " ".join(parts)

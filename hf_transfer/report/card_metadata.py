@@ -36,7 +36,7 @@ def card_data(run: SavedRun, name: str) -> ModelCardData:
     if run.evaluates_only:
         tags.append("evaluation")
     elif isinstance(strategy, str):
-        tags.append(plain(strategy).replace("_", "-"))
+        tags.append("full-fine-tuning" if strategy == "full" else plain(strategy).replace("_", "-"))
     if kind == TIMM:
         tags.append("timm")
     results = evaluation_results(run)

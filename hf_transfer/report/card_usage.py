@@ -93,10 +93,10 @@ def _commands(run: SavedRun, repo_id: str | None, revision: str | None) -> str:
     at = f" --revision {shlex.quote(revision)}" if revision else ""
     known = repo_id is None or dataset_hub_id(run) or data_name(run).startswith("package:")
     data = (" --split validation" if run.headline_split == "validation" else "") if known else " --data IMAGES"
-    lines = [] if known else ["# IMAGES: a folder with one folder for each class"]
+    lines = [] if known or not run.splits else ["# IMAGES: a folder with one folder for each class"]
     lines += [
         f"hf-transfer predict {place} {_IMAGE}{at}",
-        f"hf-transfer evaluate {place}{at}{data}",
+        *([f"hf-transfer evaluate {place}{at}{data}"] if run.splits else []),  # what still trains has no figures to repeat
         f"hf-transfer explain {place} {_IMAGE}{at}",
     ]
     return code_block("\n".join(lines), "bash")
@@ -124,9 +124,10 @@ def intended_use_section(run: SavedRun) -> str:
     accuracy, images = finite(found.get("accuracy")), finite(found.get("n"))
     if accuracy is not None and images:
         wrong = round(images * (1 - accuracy))
+        few = "" if wrong else ", which does not mean that none will"
         lines.append(
             f"- Decisions in which a wrong class does harm, without a check of their own: {count(wrong)} of the "
-            f"{count(images)} images of the {escape(split)} split got a wrong one."
+            f"{count(images)} images of the {escape(split)} split got a wrong one{few}."
         )
     return "\n\n".join(
         [

@@ -30,6 +30,7 @@ from .run_tables import (
     environment_table,
     phases_table,
     robustness_tables,
+    scaling_helps,
     settings_table,
     shifts_table,
     speed_table,
@@ -40,6 +41,7 @@ from .saved_run import SavedRun, read_object
 MAX_CLASSES_LISTED = 50
 _MAX_CLASSES_OPEN = 20  # a longer list of image counts is folded
 _CLASSES_SHOWN_OF_MANY = 25
+_NO_SCALING = 0.005  # a temperature this near to 1 does nothing
 
 _STRATEGIES: Mapping[str, str] = {
     "full": "full fine-tuning",
@@ -298,12 +300,14 @@ def _calibration(run: SavedRun, where: str) -> str:
             f"The logits of this model are divided already by {number(folded, 3)}, the temperature that fitted the validation "
             "split best when it was saved."
         )
-    if found:
+    if found and abs(found[0] - 1) >= _NO_SCALING:
         temperature, figures = found
+        helps = scaling_helps(run, "test")
+        on_test = "" if helps is None else f" On the test split it {'lowers' if helps else 'raises'} the NLL."
         parts += [
             f"Dividing the logits{' once more' if folded else ''} by a temperature of {number(temperature, 3)} would fit the "
             "validation split best (Guo et al. 2017). It would change no answer, only how sure the model says it is. The "
-            "figures of the validation split itself flatter it a little.",
+            f"figures of the validation split itself flatter it a little.{on_test}",
             _markdown(figures),
         ]
     return "\n\n".join(parts)
@@ -334,7 +338,7 @@ def _image(run: SavedRun, path: Path, description: str) -> str:
 
 
 def _data(run: SavedRun) -> str:
-    parts = ["## Data", f"Source: {data_link(run)}."]
+    parts = ["## Data", f"Source: {data_link(run)}.{_drawn(run)}"]
     if splits := data_table(run):
         parts.append(_markdown(splits))
     if counts := class_counts_table(run):
@@ -345,6 +349,20 @@ def _data(run: SavedRun) -> str:
             shown = _folded(f"All {len(counts.rows)} classes", shown)
         parts += ["### Images of each class", shown]
     return "\n\n".join(parts)
+
+
+def _drawn(run: SavedRun) -> str:
+    """Return how the splits came about, as far as the recipe says."""
+    data = run.section("data")
+    drawn = {split: finite(data.get(f"{split}_fraction")) for split in ("validation", "test")}
+    parts = [f"{100 * fraction:g} % for {split}" for split, fraction in drawn.items() if fraction]
+    if run.evaluates_only or not parts:
+        return ""
+    said = f" Splits that the source does not have were drawn from its images, class by class, {' and '.join(parts)}"
+    said += f" (split seed {data.get('split_seed', 0)})."
+    most = {split: finite(data.get(f"max_{split}_samples")) for split in ("train", "validation", "test")}
+    limits = [f"{split} {count(images)}" for split, images in most.items() if images]
+    return said + (f" Of each split no more were used than: {', '.join(limits)}." if limits else "")
 
 
 def _training(run: SavedRun, *, finished: bool = True) -> str:
@@ -429,7 +447,10 @@ def _environment(run: SavedRun) -> str:
 
 def _recipe(run: SavedRun) -> str:
     recipe = public(run.recipe)
-    said = "The resolved recipe, every default filled in."
+    said = (
+        "The resolved recipe, every default of ours filled in; training arguments that it does not list have the defaults of "
+        "the transformers version above."
+    )
     if recipe != run.recipe:
         said += " What belongs to the machine it ran on is cut."
     # The same JSON, with nothing in it that a careless reader could take for a tag.

@@ -22,11 +22,12 @@ BINARY_CURVES = Path("plots/binary_curves.png")
 TOP_LOSSES = Path("plots/top_losses.png")
 CONFUSED_PAIRS = Path("plots/confused_pairs.png")
 EXPLANATIONS = Path("plots/explanations.png")
-SHOW_IMAGES = (TOP_LOSSES, CONFUSED_PAIRS, EXPLANATIONS)
-"""The pictures that show images of the data set."""
 """Drawn by `hf-transfer explain`, not here; shown where it is there."""
 
 _DRAWN = (CURVES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, TOP_LOSSES, CONFUSED_PAIRS)
+PICTURES = (*_DRAWN, EXPLANATIONS)
+SHOW_IMAGES = (TOP_LOSSES, CONFUSED_PAIRS, EXPLANATIONS)
+"""Those of them that show images of the data set."""
 
 
 def write_plots(run_dir: Path) -> Findings | None:

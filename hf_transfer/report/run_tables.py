@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..recipe.schema import Augment, Loss, Section, Strategy
 from .calibration import CALIBRATION
 from .formats import NOTHING, count, duration, finite, interval, megabytes, number
 from .history import phase_spans
@@ -114,6 +116,17 @@ def class_table(per_class: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(["Class", "Precision", "Recall", "F1", "Images"], rows)
 
 
+def scaling_helps(run: SavedRun, split: str) -> bool | None:
+    """Return whether the temperature lowers the negative log likelihood of a split; None where that is not known."""
+    path = run.path / CALIBRATION
+    splits = read_object(path).get("splits") if path.is_file() else None
+    figures = splits.get(split) if isinstance(splits, Mapping) else None
+    if not isinstance(figures, Mapping):
+        return None
+    before, after = finite(figures.get("nll")), finite(figures.get("nll_scaled"))
+    return None if before is None or after is None else after < before
+
+
 def calibration_table(run: SavedRun) -> tuple[float, Table] | None:
     """Return the temperature and the table of calibration.json, None where there is none.
 
@@ -145,7 +158,7 @@ def phases_table(run: SavedRun) -> Table | None:
                 plain(phase),
                 count(trainable),
                 NOTHING if trainable is None or not total else f"{100 * trainable / total:.3g} %",
-                f"{span.start:,} to {span.end:,}" if span else NOTHING,
+                f"{span.start:,} to {span.end:,}" if span else "none: fitted on features",
                 f"{span.last_epoch:.4g}" if span and span.last_epoch is not None else NOTHING,
             ]
         )
@@ -237,11 +250,11 @@ def environment_table(run: SavedRun) -> Table | None:
     return _facts(
         [
             ("Python", environment.get("python")),
-            ("Platform", environment.get("platform")),
+            ("Platform", _platform(environment.get("platform"))),
             ("Device", environment.get("device")),
             ("Processes", environment.get("processes")),
             *(versions.items() if isinstance(versions, Mapping) else ()),
-            ("Git commit", environment.get("git_commit")),
+            ("Commit of hf-transfer-learning", environment.get("git_commit")),
             ("Backbone revision", environment.get("backbone_revision")),
             ("Backbone licence", environment.get("backbone_license")),
             ("Data revision", environment.get("data_revision")),
@@ -256,9 +269,11 @@ def settings_table(run: SavedRun, public_recipe: Mapping[str, Any]) -> Table | N
     sections = {
         "Backbone": model.get("backbone") if isinstance(model, Mapping) else None,
         "Head": model.get("head") if isinstance(model, Mapping) else None,
-        "Strategy": public_recipe.get("strategy"),
-        "Augmentation": public_recipe.get("augment"),
-        "Loss": public_recipe.get("loss"),
+        "Strategy": _beside_defaults(public_recipe.get("strategy"), Strategy),
+        "Augmentation": _beside_defaults(public_recipe.get("augment"), Augment),
+        "Loss": _beside_defaults(public_recipe.get("loss"), Loss),
+        "Highest learning rate": _highest_rate(run),
+        "Images in a step": _batch(run),
         "Weight averaging (EMA)": public_recipe.get("ema"),
         "Early stopping": public_recipe.get("early_stopping"),
         "Training": public_recipe.get("training"),
@@ -267,6 +282,33 @@ def settings_table(run: SavedRun, public_recipe: Mapping[str, Any]) -> Table | N
     if run.evaluates_only:
         sections = {"Backbone": sections["Backbone"]}
     return _facts([(title, _settings(section)) for title, section in sections.items()])
+
+
+def _beside_defaults(section: object, schema: type[Section]) -> object:
+    """Return the name of a section's choice, and of its other keys those that are not at their default."""
+    if not isinstance(section, Mapping):
+        return section
+    defaults = {key: field.default for key, field in schema.model_fields.items()}
+    return {key: value for key, value in section.items() if key in ("name", "preset") or value != defaults.get(key)}
+
+
+def _highest_rate(run: SavedRun) -> str:
+    rates = [rate for row in run.history for rate in row.learning_rates.values()]
+    return f"{max(rates):.3g}" if rates else ""
+
+
+def _batch(run: SavedRun) -> str:
+    training, processes = run.section("training"), finite(run.environment.get("processes")) or 1
+    batch = finite(training.get("per_device_train_batch_size"))
+    accumulated = finite(training.get("gradient_accumulation_steps")) or 1
+    return "" if batch is None else count(batch * processes * accumulated)
+
+
+def _platform(platform: object) -> str:
+    """Return system and processor of a platform's name, without the name of the machine's own kernel."""
+    found = re.search(r"x86_64|amd64|aarch64|arm64", str(platform), re.IGNORECASE)
+    system = str(platform).partition("-")[0]
+    return "" if platform is None else f"{system} {found[0]}" if found else system
 
 
 def _settings(section: object) -> str:

@@ -68,8 +68,9 @@ def hub(tmp_path_factory):
     }
     (folder / "hub/.tokens.json").write_text(json.dumps(tokens))
     (folder / "hub/.quota.json").write_text(json.dumps({"poor": 1000}))
-    (folder / "hub/models/bob/theirs").mkdir(parents=True)
-    (folder / "hub/models/bob/theirs/README.md").write_text("# Theirs\n")
+    for name in ("bob/theirs", "ann/open"):
+        (folder / "hub/models" / name).mkdir(parents=True)
+        (folder / "hub/models" / name / "README.md").write_text("# Public\n")
     repositories.write_vit(folder / "vit")
     (folder / "probe.json").write_text(json.dumps(PROBE))
     with loopback_hub.LoopbackHub(folder / "hub") as server:
@@ -88,7 +89,8 @@ def told(hub):
     server.faults += [Fault(**{**vars_of(fault), "repo": f"ann/{name}"}) for name, fault in FAULTS.items()]
     server.faults.append(Fault(path="/commit/", repo="ann/broken", status=500))
     pushes = [{"run": "runs/probe", "repo_id": f"ann/{name}"} for name in FAULTS]
-    others = [{"run": "runs/probe", "repo_id": name} for name in ("bob/theirs", "bob/mine", "poor/model")]
+    others = [{"run": "runs/probe", "repo_id": name} for name in ("bob/mine", "poor/model", "ann/open")]
+    others.append({"run": "runs/probe", "repo_id": "bob/theirs", "private": False})
     training = ["strategy=full", "output_dir=runs/broken", "training.num_train_epochs=2", "training.report_to=none"]
     training += ["hub.push=true", "hub.repo_id=ann/broken", "hub.strategy=every_save"]
     jobs = {
@@ -166,6 +168,14 @@ def test_push__without_the_right_to_write(hub, told):
     assert told["reader"]["status"] == 2
     assert "this token may not" in told["reader"]["stderr"] and "Traceback" not in told["reader"]["stderr"]
     assert {p.name for p in (hub[0] / "hub/models/bob").iterdir()} == {"theirs"}
+
+
+def test_push__what_is_to_be_private_goes_to_no_public_repository(hub, told):
+    assert told["first"]["ann/open"]["error"] == (
+        "push: ann/open is public, and a private repository was asked for; nothing was pushed. To publish there say --public "
+        "(hub.private: false), else choose another --repo-id"
+    )
+    assert [path.name for path in (hub[0] / "hub/models/ann/open").iterdir() if path.is_file()] == ["README.md"]
 
 
 def test_push__no_storage_left(hub, told):

@@ -57,6 +57,8 @@ VIT = {
     "hub": {"push": True, "repo_id": "ann/vit-digits", "private": False},
 }
 
+WRONG_PROCESSOR = {"image_processor_type": "ViTImageProcessor", "image_mean": [0.1] * 3, "size": {"height": 32, "width": 32}}
+
 
 def _command_lines(stop, found):
     """Note the command line of every process of this machine until told to stop."""
@@ -103,6 +105,12 @@ def trip(tmp_path_factory):
     repositories.write_tokens(folder / "hub")
     repositories.write_vit(folder / "hub/models/ann/vit")
     repositories.write_card(folder / "hub/models/ann/vit", "license: mit\nlibrary_name: transformers")
+    there = folder / "hub/models/ann/vit-digits"  # public, with files that are in the way and files that are not
+    repositories.write_card(there, "license: mit")
+    (there / "processor_config.json").write_text(json.dumps({"image_processor": WRONG_PROCESSOR}))
+    for file in ("tf_model.h5", "extra.safetensors", "plots/mine.png", "plots/roc.png", "plots/per_class.png"):
+        (there / file).parent.mkdir(exist_ok=True)
+        (there / file).write_bytes(b"old")
     for name, recipe in {"torchvision": TORCHVISION, "vit": VIT}.items():
         (folder / f"{name}.json").write_text(json.dumps(recipe))
     with loopback_hub.LoopbackHub(folder / "hub") as server:
@@ -282,6 +290,16 @@ def test_push__visibility_branch_and_pull_request(trip):
     proposed = _files(trip, "ann/vit-digits", "refs/pr/1")
     assert not images & set(proposed) and "plots/confusion_matrix.png" in proposed
     assert not [name for name in images if name.encode() in proposed["README.md"]]
+
+
+def test_push__removes_what_would_be_read_instead_and_nothing_else(trip):
+    files = _files(trip, "ann/vit-digits")
+    assert not {"processor_config.json", "tf_model.h5"} & set(files)
+    kept = {name for name, content in files.items() if content == b"old"}
+    assert kept == {"extra.safetensors", "plots/mine.png", "plots/roc.png"}
+    commits = _repository(trip, "ann/vit-digits").history("main")
+    said = f"the card of ann/vit-digits was written by other hands; it stays at revision {commits[1]['id']}\n"
+    assert said in trip["ran"]["vit"]["stderr"]
 
 
 def test_push__again_sends_nothing_and_says_so(trip):

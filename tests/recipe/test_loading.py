@@ -12,7 +12,7 @@ from hf_transfer.recipe import dump_recipe, load_any, load_recipe, parse_recipe
 from hf_transfer.recipe.loading import apply_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.json") if path.name != "schema.json")
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.json") if not path.name.endswith("schema.json"))
 
 MINIMAL = {"output_dir": "runs/x", "data": {"source": "package:digits"}, "model": {"backbone": "timm:resnet18"}}
 

@@ -12,7 +12,7 @@ def limits(tmp_path, metrics, environment=None, recipe=None, published=False):
 
 
 def scores(**f1):
-    return {name: {"f1": value, "n": 10} for name, value in f1.items()}
+    return {name: {"f1": value, "n": 20} for name, value in f1.items()}
 
 
 def test_limits_section__nothing_known(tmp_path):
@@ -36,7 +36,7 @@ def test_limits_section__weakest_classes(tmp_path):
     per_class = scores(a=0.9, b=0.1, c=0.5, d=0.3, e=1.0, f=0.95) | {"g": {"f1": None, "n": 0}}
     points = limits(tmp_path, {"test": TEST | {"per_class": per_class}})
     assert points[1] == (
-        "Lowest F1 on the test split: `b` 0.1000 (of 10 images), `d` 0.3000 (of 10 images), `c` 0.5000 (of 10 images). "
+        "Lowest F1 on the test split: `b` 0.1000 (of 20 images), `d` 0.3000 (of 20 images), `c` 0.5000 (of 20 images). "
         "The split has no image of `g`: nothing is known of how well they are recognised."
     )
 
@@ -81,3 +81,9 @@ def test_limits_section__a_checkpoint_that_has_seen_the_images(tmp_path):
         "Nothing was trained here. **12 of the 50 images of test were training images of this checkpoint**: its figures there "
         "say how well it remembers."
     )
+
+
+def test_limits_section__classes_of_few_images_and_scores_that_are_all_alike(tmp_path):
+    per_class = scores(a=1.0, b=1.0) | {"c": {"f1": 1.0, "n": 19}}
+    points = limits(tmp_path, {"test": TEST | {"per_class": per_class}})
+    assert points[1] == "Fewer than 20 images of the split, too few for figures of their own: `c`."

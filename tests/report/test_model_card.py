@@ -9,6 +9,7 @@ from hf_transfer.errors import RunDirectoryError
 from hf_transfer.report import write_model_card, write_plots
 from hf_transfer.report.card_metadata import check_metadata
 from hf_transfer.report.formats import NOTHING
+from hf_transfer.report.history import read_history
 from hf_transfer.report.model_card import model_card_text, training_card_text
 
 CLASSES = ["healthy", "<script>alert('x')</script> | rust", "`spot`_and_*more* $a$ [link](http://x.y)"]
@@ -253,7 +254,7 @@ def test_write_model_card__cost_and_environment(make_run):
     assert rows["Precision"] == "bf16"
     assert rows["Training time"] == "93.2 s"
     assert rows["Total time"] == "3.0 min"
-    assert rows["Git commit"] == "0123abc"
+    assert rows["Commit of hf-transfer-learning"] == "0123abc"
     assert rows["transformers"] == "5.23.0"
 
 
@@ -503,3 +504,57 @@ def test_training_card_text__before_the_first_evaluation(make_run):
     text = training_card_text(run_dir, repo_id="me/leaves", step=10, steps=20, validation=None, revision="trial")
     assert "The validation split was not evaluated yet." in text
     assert 'model="me/leaves", revision="trial"' in text
+
+
+def test_model_card_text__settings_without_what_is_off(make_run):
+    changes = {
+        "strategy": {"name": "full", "min_delta": 0.001, "scheduler": "phase", "reset_optimizer": False, "layer_decay": 0.9},
+        "augment": {"preset": "basic", "mixup": 0.0, "cutmix": 0.5, "erasing": 0.0},
+        "loss": {"name": "cross_entropy", "class_weights": None, "gamma": 2.0},
+        "training": {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2},
+    }
+    run_dir = make_run(recipe_changes=changes, environment_changes={"processes": 3, "platform": "Linux-6.1-mine-x86_64-with-x"})
+    card = ModelCard(model_card_text(run_dir))
+    settings = dict(row for row in tables(card)["Training procedure"] if len(row) == 2)
+    assert settings["Strategy"] == "name full, layer decay 0.9"
+    assert settings["Augmentation"] == "preset basic, cutmix 0.5"
+    assert settings["Loss"] == "name cross_entropy"
+    assert settings["Images in a step"] == "96"
+    rates = [rate for row in read_history(run_dir / "history.csv") for rate in row.learning_rates.values()]
+    assert settings["Highest learning rate"] == f"{max(rates):.3g}"
+    assert "| Platform | Linux x86_64 |" in card.text.replace("\\", "")
+
+
+def test_model_card_text__how_the_splits_were_drawn(make_run):
+    data = {
+        "source": "ann/leaves",
+        "validation_fraction": 0.2,
+        "test_fraction": None,
+        "split_seed": 3,
+        "max_train_samples": 500,
+    }
+    assert (
+        " Splits that the source does not have were drawn from its images, class by class, 20 % for validation (split seed 3). "
+        "Of each split no more were used than: train 500."
+    ) in model_card_text(make_run(recipe_changes={"data": data}))
+
+
+def test_model_card_text__a_temperature_that_does_nothing_is_not_told(make_run):
+    run_dir = make_run()
+    write_plots(run_dir)
+    path = run_dir / "calibration.json"
+    found = json.loads(path.read_text())
+    assert "by a temperature of" in model_card_text(run_dir)
+    path.write_text(json.dumps(found | {"temperature": 1.004}))
+    assert "by a temperature of" not in model_card_text(run_dir)
+    for nll, word in ((0.1, "lowers"), (9.0, "raises")):
+        splits = {split: figures | {"nll_scaled": nll} for split, figures in found["splits"].items()}
+        path.write_text(json.dumps(found | {"splits": splits}))
+        assert f"On the test split it {word} the NLL." in model_card_text(run_dir)
+
+
+def test_training_card_text__no_command_that_needs_figures(make_run):
+    run_dir = make_run()
+    (run_dir / "metrics.json").unlink()
+    text = training_card_text(run_dir, repo_id="ann/leaves", step=1, steps=2, validation=None)
+    assert "hf-transfer predict ann/leaves" in text and "hf-transfer evaluate" not in text

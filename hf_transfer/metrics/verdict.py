@@ -1,0 +1,330 @@
+"""The verdict of a study: who leads, who is tied with the leader, which of those is cheapest, and what could not be seen.
+
+The leader is chosen on validation and compared with each other candidate on the test images. A candidate is worse than the
+leader only if two tests say so, each adjusted for the number of comparisons:
+
+- `permutation`, which takes the trained networks as given: is it more than this choice of test images? (Holm)
+- `crossed`, which does not: is it more than this choice of images *and* of seeds? (`holm_after_selection`: a leader is partly
+  one whose seeds were lucky, on validation and test alike)
+
+Where one of two candidates has a single seed there is only the first, and the claim is about these networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .crossed import (
+    Difference,
+    Measured,
+    SeedVariance,
+    accuracy_interval,
+    detectable_difference,
+    difference,
+    measure,
+    typical_seed_variance,
+)
+from .multiple import holm, holm_after_selection
+from .pareto import pareto_front
+from .permutation import sign_flip_p_value
+from .verdict_words import verdict_notes, verdict_words
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a study knows of one candidate (a backbone with a strategy), over its seeds.
+
+    Args:
+        name: how to call it, unique in the study.
+        correct: booleans [S, n]: whether each seed had each test image right.
+        validation_accuracy: one a seed [S]; None if there is none.
+        costs: lower is better, such as {"train_seconds": 31.0, "latency_ms": 9.1, "parameters": 4.6e6}; None or NaN where not
+            known.
+        image_ids: the test images' ids [n], to make sure that all candidates saw the same; None skips that check.
+    """
+
+    name: str
+    correct: ArrayLike
+    validation_accuracy: Sequence[float] | None = None
+    costs: Mapping[str, float | None] = field(default_factory=dict)
+    image_ids: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One candidate's figures.
+
+    Args:
+        name: the candidate's.
+        seeds: number of seeds.
+        accuracy: mean test accuracy over seeds.
+        accuracy_ci95: interval over fresh images and fresh seeds; over images only where `seeds` is 1.
+        seed_deviation: standard deviation of the seeds' test accuracies; None for one seed.
+        validation_accuracy: mean over seeds; None if there is none.
+        tied: whether it is the leader or not significantly worse.
+    """
+
+    name: str
+    seeds: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
+    seed_deviation: float | None
+    validation_accuracy: float | None
+    tied: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate beside the leader, on test.
+
+    Args:
+        name: the candidate's.
+        difference: its accuracy - the leader's.
+        difference_ci95: interval of it, not adjusted for the number of comparisons.
+        about: "strategies" (fresh images and seeds), or "networks" (fresh images) where either has one seed only.
+        p_images: of the sign-flip test, networks given.
+        p_seeds: of the test over images and seeds; None where `about` is "networks".
+        p_value: the larger of the two.
+        p_adjusted: the larger of the two after each was adjusted for the number of comparisons.
+        outcome: "worse" or "better" than the leader if p_adjusted < 0.05, else "tied".
+        detectable: about the smallest true difference that had 80 % power here, after adjustment.
+    """
+
+    name: str
+    difference: float
+    difference_ci95: tuple[float, float]
+    about: Literal["strategies", "networks"]
+    p_images: float
+    p_seeds: float | None
+    p_value: float
+    p_adjusted: float
+    outcome: Literal["tied", "worse", "better"]
+    detectable: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study shows.
+
+    Args:
+        leader: name of the candidate with the best validation accuracy.
+        chosen_on: "validation"; "test" where no candidate has a validation accuracy; "nothing" if there is one candidate only.
+        winner: the leader's name if every other candidate is worse, else None.
+        tied: the leader and all that are not significantly worse, best test accuracy first.
+        cheapest: who of these costs least; None if no cost was named or known.
+        cost: name of that cost.
+        cost_front: for each cost, the names on the Pareto front of test accuracy and cost, cheapest first.
+        standings: a row a candidate, best test accuracy first.
+        comparisons: every other candidate beside the leader, in the order of the standings.
+        detectable: median of the detectable differences of the tied (of all, if none is tied); None without comparison.
+        images: number of test images.
+        groups: number of groups they come in; None without groups.
+        words: the verdict in plain words.
+        notes: what a reader has to know besides, a sentence each.
+    """
+
+    leader: str
+    chosen_on: Literal["validation", "test", "nothing"]
+    winner: str | None
+    tied: tuple[str, ...]
+    cheapest: str | None
+    cost: str | None
+    cost_front: dict[str, tuple[str, ...]]
+    standings: tuple[Standing, ...]
+    comparisons: tuple[Comparison, ...]
+    detectable: float | None
+    images: int
+    groups: int | None
+    words: str
+    notes: tuple[str, ...]
+
+
+def reach_verdict(candidates: Sequence[Candidate], *, groups: ArrayLike | None = None, cost: str | None = None) -> Verdict:
+    """Return the verdict of a study.
+
+    Among equals on validation the cheapest leads (by `cost`), then the first named. A candidate without validation accuracy is
+    compared but cannot lead, unless none has one.
+
+    Args:
+        candidates: at least one; seeds may differ in number, test images may not differ.
+        groups: one value a test image [n]; images of a group (a patient, a video) count as drawn together.
+        cost: which cost decides among the tied, a key of `Candidate.costs`.
+
+    Raises:
+        ValueError: no candidate, a name twice, other test images, wrong shapes, or a validation accuracy outside 0 to 1.
+    """
+    _check(candidates)
+    measured = {c.name: measure(c.correct, groups) for c in candidates}
+    validation = {c.name: _mean(c.validation_accuracy) for c in candidates}
+    leader, chosen_on = _choose_leader(candidates, validation, measured, cost)
+    typical = typical_seed_variance(list(measured.values()))
+    comparisons = _compare(leader, measured, typical, groups, selected_on_test=chosen_on == "test")
+    order = sorted(measured, key=lambda name: -measured[name].accuracy)
+    worse = {c.name for c in comparisons if c.outcome == "worse"}
+    tied = tuple(name for name in order if name not in worse)
+    standings = tuple(
+        Standing(
+            name,
+            m.seeds,
+            m.accuracy,
+            accuracy_interval(m, typical),
+            math.sqrt(m.seed_variance) if m.seeds > 1 else None,
+            validation[name],
+            name in tied,
+        )
+        for name, m in ((name, measured[name]) for name in order)
+    )
+    costs = {c.name: _known(c.costs.get(cost)) for c in candidates} if cost is not None else {}
+    priced = [name for name in tied if not math.isnan(costs.get(name, math.nan))]
+    cheapest = min(priced, key=lambda name: costs[name]) if priced else None
+    comparisons = tuple(sorted(comparisons, key=lambda c: order.index(c.name)))
+    relevant = [c for c in comparisons if c.outcome == "tied"] or comparisons
+    of_leader = measured[leader]
+    verdict = Verdict(
+        leader=leader,
+        chosen_on=chosen_on,
+        winner=leader if comparisons and tied == (leader,) else None,
+        tied=tied,
+        cheapest=cheapest,
+        cost=cost,
+        cost_front=_fronts(candidates, measured),
+        standings=standings,
+        comparisons=comparisons,
+        detectable=float(np.median([c.detectable for c in relevant])) if relevant else None,
+        images=of_leader.correct.shape[1],
+        groups=len(of_leader.profile) if of_leader.grouped else None,
+        words="",
+        notes=(),
+    )
+    return replace(verdict, words=verdict_words(verdict, costs), notes=verdict_notes(verdict, costs))
+
+
+def _check(candidates: Sequence[Candidate]) -> None:
+    if not candidates:
+        raise ValueError("expected at least one candidate, found none")
+    names = [c.name for c in candidates]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"expected each name once, found twice: {', '.join(twice)}")
+    _check_images(candidates)
+    for c in candidates:
+        if c.validation_accuracy is None:
+            continue
+        seeds, given = len(np.asarray(c.correct)), list(c.validation_accuracy)
+        if len(given) != seeds or not all(0 <= v <= 1 for v in given):
+            raise ValueError(
+                f"{c.name}: expected a validation accuracy between 0 and 1 for each of {seeds} seeds, found {given}"
+            )
+
+
+def _check_images(candidates: Sequence[Candidate]) -> None:
+    sizes = {c.name: np.asarray(c.correct).shape[-1] for c in candidates}
+    first = candidates[0].name
+    for name, size in sizes.items():
+        if size != sizes[first]:
+            raise ValueError(
+                f"candidates are compared on the same test images: {first} has {sizes[first]} images, {name} has {size}"
+            )
+    ids = {c.name: list(c.image_ids) for c in candidates if c.image_ids is not None}
+    for name, found in ids.items():
+        given, expected = next(iter(ids.items()))
+        if len(found) != sizes[name]:
+            raise ValueError(f"{name}: expected an id for each of {sizes[name]} images, found {len(found)}")
+        if found != expected:
+            how = "in another order than" if sorted(found) == sorted(expected) else "not"
+            raise ValueError(
+                f"candidates are compared on the same test images in the same order: those of {name} are {how} those of {given}"
+            )
+
+
+def _choose_leader(
+    candidates: Sequence[Candidate],
+    validation: Mapping[str, float | None],
+    measured: Mapping[str, Measured],
+    cost: str | None,
+) -> tuple[str, Literal["validation", "test", "nothing"]]:
+    if len(candidates) == 1:
+        return candidates[0].name, "nothing"
+    known = {name: value for name, value in validation.items() if value is not None}
+    scores = known or {name: m.accuracy for name, m in measured.items()}
+    costs = {c.name: _known(c.costs.get(cost)) if cost is not None else math.nan for c in candidates}
+    best = max(scores.values())
+    equals = [name for name, score in scores.items() if score >= best - 1e-12]
+    leader = min(equals, key=lambda name: math.inf if math.isnan(costs[name]) else costs[name])
+    return leader, "validation" if known else "test"
+
+
+def _compare(
+    leader: str,
+    measured: Mapping[str, Measured],
+    typical: SeedVariance | None,
+    groups: ArrayLike | None,
+    *,
+    selected_on_test: bool,
+) -> tuple[Comparison, ...]:
+    """Return the comparisons of all others with the leader."""
+    others = [name for name in measured if name != leader]
+    if not others:
+        return ()
+    first = measured[leader]
+    found = [difference(measured[name], first, typical) for name in others]
+    p_images = np.array([sign_flip_p_value(measured[name].correct, first.correct, groups) for name in others])
+    adjusted = (holm_after_selection if selected_on_test else holm)(p_images)
+    with_seeds = np.array([d.p_value is not None for d in found])
+    adjusted[with_seeds] = np.maximum(
+        adjusted[with_seeds], holm_after_selection([d.p_value for d in found if d.p_value is not None])
+    )
+    count, pairs = len(others), len(others) * (len(others) + 1) // 2
+    return tuple(
+        _comparison(
+            name, d, float(p), float(q), count if d.p_value is None and not selected_on_test else pairs, len(first.profile)
+        )
+        for name, d, p, q in zip(others, found, p_images, adjusted, strict=True)
+    )
+
+
+def _comparison(name: str, found: Difference, p_images: float, p_adjusted: float, comparisons: int, units: int) -> Comparison:
+    """Return one comparison; `comparisons` divides the level of its first step, `units` are the images or groups."""
+    outcome: Literal["tied", "worse", "better"] = "tied"
+    if p_adjusted < ALPHA:
+        outcome = "better" if found.value > 0 else "worse"
+    level = ALPHA / comparisons
+    fewest = math.ceil(1 - math.log2(level))  # all of so many images must speak for one side for a p-value at this level
+    detectable = max(detectable_difference(found, level), min(1.0, fewest / units))
+    return Comparison(
+        name=name,
+        difference=found.value,
+        difference_ci95=found.ci95,
+        about="networks" if found.p_value is None else "strategies",
+        p_images=p_images,
+        p_seeds=found.p_value,
+        p_value=p_images if found.p_value is None else max(p_images, found.p_value),
+        p_adjusted=p_adjusted,
+        outcome=outcome,
+        detectable=detectable,
+    )
+
+
+def _fronts(candidates: Sequence[Candidate], measured: Mapping[str, Measured]) -> dict[str, tuple[str, ...]]:
+    accuracy = [measured[c.name].accuracy for c in candidates]
+    fronts = {}
+    for cost in dict.fromkeys(cost for c in candidates for cost in c.costs):
+        front = pareto_front(accuracy, [_known(c.costs.get(cost)) for c in candidates])
+        fronts[cost] = tuple(candidates[i].name for i in front)
+    return fronts
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return None if values is None else float(np.mean(values))

@@ -1,0 +1,260 @@
+"""A leaderboard of runs: candidates over their seeds on the same test images, what they cost, and the verdict."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones.shortlist import Listed, shortlist
+from ..metrics.verdict import Candidate, Verdict, reach_verdict
+from ..run_directory import replacing, write_json
+from .formats import finite
+from .run_entries import RunEntry, read_entries
+
+COSTS = ("train_seconds", "total_seconds", "parameters", "trainable_parameters", "peak_memory_mb")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate: what varies, over its seeds.
+
+    Args:
+        name: how it is called: its values in a word each.
+        values: what the runs vary, as key to value.
+        seeds: of its runs.
+        runs: their directories, from the leaderboard's folder.
+        costs: each the largest over the runs, because only the first of them computes features that all share; None where
+            it is not known.
+        majority_baseline: accuracy of always answering the most frequent class.
+        input_size: pixels of the images' shorter side as the network sees them; None where the run does not say.
+        pretraining: what the backbone was pretrained on, from the shortlist; None for backbones that it does not have.
+        imagenet_top1: its published ImageNet accuracy, 0 to 1, likewise.
+    """
+
+    name: str
+    values: dict[str, Any]
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
+    costs: dict[str, float | None]
+    majority_baseline: float | None
+    input_size: int | None
+    pretraining: str | None
+    imagenet_top1: float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Candidates that were tested on the same images.
+
+    Args:
+        data: the source of the images.
+        rows: name to row.
+        verdict: what can be said of them.
+        warnings: what makes them less comparable than they look.
+    """
+
+    data: str
+    rows: dict[str, Row]
+    verdict: Verdict
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Every table below a folder.
+
+    Args:
+        tables: one for each set of test images, the largest first.
+        unfinished: directories of runs that have not come to their end.
+        left_out: directory to the reason why a finished run is in no table.
+    """
+
+    tables: tuple[Table, ...]
+    unfinished: tuple[str, ...]
+    left_out: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON-ready data."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def build_leaderboard(root: Path, *, cheapest_by: str = "train_seconds") -> Leaderboard:
+    """Compare the runs below a folder.
+
+    Args:
+        root: a study's folder, or any folder of runs.
+        cheapest_by: the cost, one of `COSTS`, by which one of the tied is recommended.
+
+    Raises:
+        UserError: there is no run at all.
+    """
+    entries = read_entries(root)
+    sets: dict[str, list[RunEntry]] = {}
+    for entry in entries.runs:
+        sets.setdefault(entry.images, []).append(entry)
+    tables = [_table(found, root, cheapest_by) for found in sorted(sets.values(), key=len, reverse=True)]
+
+    def named(path: Path) -> str:
+        return path.relative_to(root).as_posix()
+
+    return Leaderboard(
+        tuple(tables), tuple(map(named, entries.unfinished)), {named(path): why for path, why in entries.left_out.items()}
+    )
+
+
+def write_leaderboard(root: Path, board: Leaderboard, text: str) -> None:
+    """Write leaderboard.json, leaderboard.csv (a line for each candidate) and leaderboard.md into a folder."""
+    write_json(root / "leaderboard.json", board.to_json())
+    with replacing(root / "leaderboard.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer: csv.DictWriter | None = None
+        for line in csv_lines(board):
+            if writer is None:
+                writer = csv.DictWriter(file, fieldnames=list(line))
+                writer.writeheader()
+            writer.writerow(line)
+    with replacing(root / "leaderboard.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def csv_lines(board: Leaderboard) -> list[dict[str, Any]]:
+    """Return one flat line for each candidate, the same columns in all."""
+    keys = dict.fromkeys(key for table in board.tables for row in table.rows.values() for key in row.values)
+    lines = []
+    for table in board.tables:
+        comparisons = {comparison.name: comparison for comparison in table.verdict.comparisons}
+        for standing in table.verdict.standings:
+            row, beside = table.rows[standing.name], comparisons.get(standing.name)
+            lines.append(
+                {
+                    "data": table.data,
+                    "name": standing.name,
+                    **{key: row.values.get(key) for key in keys},
+                    "seeds": standing.seeds,
+                    "n": table.verdict.images,
+                    "accuracy": standing.accuracy,
+                    "accuracy_low": standing.accuracy_ci95[0],
+                    "accuracy_high": standing.accuracy_ci95[1],
+                    "seed_deviation": standing.seed_deviation,
+                    "validation_accuracy": standing.validation_accuracy,
+                    "leader": standing.name == table.verdict.leader,
+                    "tied": standing.tied,
+                    "difference": beside and beside.difference,
+                    "difference_low": beside and beside.difference_ci95[0],
+                    "difference_high": beside and beside.difference_ci95[1],
+                    "p_adjusted": beside and beside.p_adjusted,
+                    **row.costs,
+                    "majority_baseline": row.majority_baseline,
+                    "input_size": row.input_size,
+                    "pretraining": row.pretraining,
+                    "imagenet_top1": row.imagenet_top1,
+                }
+            )
+    return lines
+
+
+def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str) -> Table:
+    groups: dict[str, list[RunEntry]] = {}
+    for entry in entries:
+        groups.setdefault(json.dumps(entry.values, sort_keys=True), []).append(entry)
+    rows: dict[str, Row] = {}
+    candidates = []
+    for found in groups.values():
+        found.sort(key=lambda entry: (entry.seed, entry.path))
+        row = _row(found, root, taken=rows)
+        rows[row.name] = row
+        validation = [entry.validation_accuracy for entry in found]
+        known = [value for value in validation if value is not None]
+        candidates.append(
+            Candidate(
+                row.name,
+                [entry.correct for entry in found],
+                validation_accuracy=known if len(known) == len(found) else None,
+                costs=row.costs,
+            )
+        )
+    verdict = reach_verdict(candidates, cost=cheapest_by)
+    source = entries[0].run.section("data").get("source")
+    return Table(str(source), rows, verdict, tuple(_warnings(entries, rows)))
+
+
+def _row(found: Sequence[RunEntry], root: Path, taken: Mapping[str, Row]) -> Row:
+    first = found[0]
+    name = " ".join(filter(None, (_word(value) for value in first.values.values()))) or first.path.name
+    if name in taken:
+        name = f"{name} ({first.path.name})"
+    listed = _listed(str(first.run.section("model").get("backbone")))
+    return Row(
+        name=name,
+        values=first.values,
+        seeds=tuple(entry.seed for entry in found),
+        runs=tuple(entry.path.relative_to(root).as_posix() for entry in found),
+        costs={cost: _largest([_cost(entry, cost) for entry in found]) for cost in COSTS},
+        majority_baseline=_largest([finite(entry.run.splits["test"].get("majority_baseline")) for entry in found]),
+        input_size=_input_size(first),
+        pretraining=listed.pretraining if listed else None,
+        imagenet_top1=listed.imagenet_top1 if listed else None,
+    )
+
+
+def _cost(entry: RunEntry, cost: str) -> float | None:
+    value = entry.run.cost.get(cost)
+    if isinstance(value, Mapping):  # parameters by phase: as many as ever trained at once
+        known = [figure for part in value.values() if (figure := finite(part)) is not None]
+        return max(known, default=None)
+    return finite(value)
+
+
+def _input_size(entry: RunEntry) -> int | None:
+    config = entry.run.model_config or {}
+    pretrained = config.get("pretrained_cfg")
+    size = pretrained.get("input_size") if isinstance(pretrained, Mapping) else config.get("image_size")
+    size = size[-1] if isinstance(size, list) and size else size
+    return size if isinstance(size, int) else None
+
+
+def _largest(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("name") or json.dumps(value, sort_keys=True)
+    if isinstance(value, str):
+        return value.rstrip("/").replace(":", "/").rpartition("/")[2]
+    return "" if value is None else json.dumps(value)
+
+
+def _listed(backbone: str) -> Listed | None:
+    return next((entry for entry in shortlist() if entry.name == backbone), None)
+
+
+def _warnings(entries: Sequence[RunEntry], rows: Mapping[str, Row]) -> list[str]:
+    """Return what makes the candidates less comparable than a table makes them look."""
+    warnings = []
+    counts = {row.name: len(row.seeds) for row in rows.values()}
+    if len(set(counts.values())) > 1:
+        few = ", ".join(name for name, count in counts.items() if count < max(counts.values()))
+        warnings.append(f"Not all candidates have the same number of seeds; fewer have: {few}.")
+    devices = {str(entry.run.cost.get("device")) for entry in entries}
+    if len(devices) > 1:
+        warnings.append(f"The times come from different machines ({'; '.join(sorted(devices))}) and cannot be compared.")
+    sizes = {row.input_size for row in rows.values()}
+    if len(sizes) > 1:
+        warnings.append("The networks see images of different sizes: part of a difference may be the resolution.")
+    trained = {str(entry.run.environment.get("class_counts", {}).get("train")) for entry in entries}
+    if len(trained) > 1:
+        warnings.append("The candidates were trained on different numbers of images.")
+    rates = {_rate(entry) for entry in entries if entry.run.section("strategy").get("name") not in ("linear_probe", "knn")}
+    if len(rows) > 1 and len(rates) == 1:
+        warnings.append(
+            "Every fine-tuned candidate had the same learning rate (untuned): part of a difference may be whom that rate suits."
+        )
+    return warnings
+
+
+def _rate(entry: RunEntry) -> Any:
+    return entry.run.section("training").get("learning_rate")

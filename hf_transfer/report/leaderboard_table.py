@@ -1,0 +1,110 @@
+"""A leaderboard in words and tables: for a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .formats import NOTHING, count, duration, interval, number
+from .leaderboard import Leaderboard, Table
+from .markdown import escape, table
+from .redaction import public_text
+
+_HEADER = [
+    "Candidate",
+    "Seeds",
+    "Accuracy",
+    "95 % interval",
+    "Between seeds",
+    "Validation",
+    "Beside the leader",
+    "95 % interval",
+    "p",
+    "Tied",
+    "Training",
+    "Parameters",
+    "Trained",
+    "ImageNet",
+]
+
+
+def leaderboard_text(board: Leaderboard) -> str:
+    """Return the tables and verdicts for a terminal."""
+    parts = []
+    for found in board.tables:
+        parts.append(_aligned([_HEADER, *_lines(found)]))
+        parts.append(_facts(found))
+        parts.append("\n".join([found.verdict.words, *found.verdict.notes, *(f"Mind: {said}" for said in found.warnings)]))
+    parts += _rest(board)
+    return "\n\n".join(parts)
+
+
+def leaderboard_markdown(board: Leaderboard, description: str = "") -> str:
+    """Return the tables and verdicts as Markdown."""
+    parts = ["# Leaderboard", escape(public_text(description)) if description else ""]
+    for found in board.tables:
+        if len(board.tables) > 1:
+            parts.append(f"## {escape(public_text(found.data))}")
+        parts.append(f"**{escape(found.verdict.words)}**")
+        parts.append(table([*map(escape, _HEADER)], [[escape(cell) for cell in line] for line in _lines(found)]))
+        parts.append(escape(_facts(found)))
+        said = [*found.verdict.notes, *found.warnings]
+        parts.append("\n".join(f"- {escape(note)}" for note in said))
+    parts += [escape(said) for said in _rest(board)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells in columns, the first to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    shown = []
+    for first, *others in lines:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        shown.append("  ".join(cells).rstrip())
+    return "\n".join(shown)
+
+
+def _lines(found: Table) -> list[list[str]]:
+    comparisons = {comparison.name: comparison for comparison in found.verdict.comparisons}
+    lines: list[list[str]] = []
+    for standing in found.verdict.standings:
+        row, beside = found.rows[standing.name], comparisons.get(standing.name)
+        leads = standing.name == found.verdict.leader
+        lines.append(
+            [
+                standing.name,
+                str(standing.seeds),
+                number(standing.accuracy),
+                interval(list(standing.accuracy_ci95)),
+                NOTHING if standing.seed_deviation is None else number(standing.seed_deviation),
+                number(standing.validation_accuracy),
+                "leader" if leads else NOTHING if beside is None else f"{beside.difference:+.4f}",
+                NOTHING if beside is None else f"{beside.difference_ci95[0]:+.4f} to {beside.difference_ci95[1]:+.4f}",
+                NOTHING if beside is None else "< 0.001" if beside.p_adjusted < 0.001 else number(beside.p_adjusted, 3),
+                "yes" if standing.tied else "no",
+                duration(row.costs.get("train_seconds")),
+                count(row.costs.get("parameters")),
+                count(row.costs.get("trainable_parameters")),
+                number(row.imagenet_top1),
+            ]
+        )
+    return lines
+
+
+def _facts(found: Table) -> str:
+    baselines = {row.majority_baseline for row in found.rows.values()}
+    baseline = f"; always answering the most frequent class gives {number(baselines.pop())}" if len(baselines) == 1 else ""
+    groups = f" in {count(found.verdict.groups)} groups" if found.verdict.groups else ""
+    chosen = found.verdict.chosen_on
+    return (
+        f"{count(found.verdict.images)} test images{groups}{baseline}. The leader was chosen on {chosen}; p is adjusted for "
+        "the number of comparisons; times are those of the longest run."
+    )
+
+
+def _rest(board: Leaderboard) -> Sequence[str]:
+    parts = []
+    if board.unfinished:
+        parts.append(f"Not finished: {', '.join(board.unfinished)}.")
+    if board.left_out:
+        parts.append("Left out: " + "; ".join(f"{name}: {why}" for name, why in board.left_out.items()) + ".")
+    return parts

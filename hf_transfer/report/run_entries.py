@@ -1,0 +1,156 @@
+"""The runs below a folder as a leaderboard sees them: what varies between them, what each had right, what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import RunDirectoryError, UserError
+from ..evaluation.predictions import Predictions
+from .saved_run import SavedRun, read_object
+
+# What tells runs apart, in this order; other keys only where these do not.
+_TELLING = ("model.backbone", "strategy.name", "data.source", "data.samples_per_class", "model.pretrained", "augment.preset")
+# What differs without making another experiment.
+_BESIDE = frozenset(("$schema", "description", "output_dir", "reference", "expected", "hub", "seed"))
+_MACHINE = frozenset(("training.dataloader_num_workers", "training.disable_tqdm", "training.report_to"))
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One finished run that scored a test split.
+
+    Args:
+        path: its directory.
+        run: its files.
+        values: what it varies, as key to value; the same keys for every run that is compared.
+        seed: its seed.
+        correct: bool [n], in the order of `images`.
+        images: digest of the ids and labels of its test images; runs of one digest were tested on the same.
+        validation_accuracy: None where no validation split was scored.
+    """
+
+    path: Path
+    run: SavedRun
+    values: dict[str, Any]
+    seed: int
+    correct: np.ndarray
+    images: str
+    validation_accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What was found below a folder.
+
+    Args:
+        runs: finished runs with test predictions.
+        unfinished: directories of runs that have not come to their end.
+        left_out: directory to the reason why a finished run is not compared.
+    """
+
+    runs: list[RunEntry]
+    unfinished: list[Path]
+    left_out: dict[Path, str]
+
+
+def read_entries(root: Path) -> Entries:
+    """Read every run below a folder (or the run that it is).
+
+    A study's own axes say what varies where study.json is there; for any other folder it is what differs between the recipes.
+
+    Raises:
+        UserError: there is no run at all.
+    """
+    found: list[tuple[Path, SavedRun, Predictions]] = []
+    unfinished, left_out = [], {}
+    for path in _run_directories(root):
+        if not ((path / "metrics.json").is_file() and (path / "README.md").is_file()):
+            unfinished.append(path)
+            continue
+        try:
+            run = SavedRun.read(path)
+            predictions = Predictions.read(path / "predictions" / "test.parquet")
+        except RunDirectoryError as error:
+            left_out[path] = str(error)
+            continue
+        found.append((path, run, predictions))
+    if not (found or unfinished or left_out):
+        raise UserError(f"expected run directories in {root}, found none")
+    values = _values(root, [(path, run) for path, run, _ in found])
+    runs = [_entry(path, run, predictions, values[path]) for path, run, predictions in found]
+    return Entries(runs, unfinished, left_out)
+
+
+def _run_directories(root: Path) -> list[Path]:
+    """Return the directories of runs, not looking for further ones inside a run."""
+    if (root / "recipe.json").is_file():
+        return [root]
+    if not root.is_dir():
+        return []
+    children = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [found for child in children for found in _run_directories(child)]
+
+
+def _entry(path: Path, run: SavedRun, predictions: Predictions, values: dict[str, Any]) -> RunEntry:
+    order = np.argsort(np.array(predictions.sample_ids))
+    named = [(predictions.sample_ids[place], predictions.class_names[predictions.labels[place]]) for place in order]
+    validation = run.splits.get("validation", {}).get("accuracy")
+    return RunEntry(
+        path,
+        run,
+        values,
+        seed=int(run.recipe.get("seed", 0)),
+        correct=(predictions.predicted == predictions.labels)[order],
+        images=hashlib.sha256(json.dumps(named).encode()).hexdigest(),
+        validation_accuracy=None if validation is None else float(validation),
+    )
+
+
+def _values(root: Path, runs: Sequence[tuple[Path, SavedRun]]) -> dict[Path, dict[str, Any]]:
+    flat = {path: _flat(run.recipe) for path, run in runs}
+    study = read_object(root / "study.json") if (root / "study.json").is_file() else {}
+    cells = study.get("cells")
+    if isinstance(cells, Mapping):
+        given = {path: cells[path.name] for path in flat if isinstance(cells.get(path.name), Mapping)}
+        keys = list(dict.fromkeys(key for values in given.values() for key in values if key != "seed"))
+        if len(given) == len(flat):
+            return {path: {key: values.get(key) for key in keys} for path, values in given.items()}
+    keys = _telling_keys(list(flat.values()))
+    return {path: {key: recipe.get(key) for key in keys} for path, recipe in flat.items()}
+
+
+def _telling_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the fewest keys by which runs of one seed can be told apart, as far as they can."""
+
+    def varies(key: str) -> bool:
+        return len({_text(recipe.get(key)) for recipe in recipes}) > 1
+
+    def groups(keys: Iterable[str]) -> int:
+        keys = list(keys)
+        return len({(recipe.get("seed"), *(_text(recipe.get(key)) for key in keys)) for recipe in recipes})
+
+    others = sorted({key for recipe in recipes for key in recipe} - set(_TELLING))
+    chosen = [key for key in _TELLING if varies(key)]
+    for key in others:
+        beside = key.partition(".")[0] in _BESIDE or key in _MACHINE
+        if not beside and varies(key) and groups([*chosen, key]) > groups(chosen):
+            chosen.append(key)
+    return chosen
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        items = (_flat(child, f"{path}.{key}" if path else str(key)) for key, child in value.items())
+        return {key: leaf for item in items for key, leaf in item.items()}
+    return {path: value}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

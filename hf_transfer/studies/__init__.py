@@ -1,0 +1,1 @@
+"""Studies: a grid of recipes, carried out once each, whatever happens in between."""

@@ -1,0 +1,203 @@
+"""A study file: a base recipe, axes that vary it, and the cells that come of them. Imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from ..errors import Problem, RecipeError
+from ..recipe import Recipe, dump_recipe, parse_recipe
+from ..recipe.loading import apply_overrides, problems_of, read_recipe, refuse_tokens
+from ..recipe.schema import Section
+
+SEED = "seed"
+"""The axis that repeats a candidate instead of making another."""
+
+# What is said about a run, or where it is put: no part of what a cell is.
+_REMARKS = ("$schema", "description", "output_dir", "reference", "expected", "hub")
+
+
+class Override(Section):
+    """Keys that are set in the cells that match."""
+
+    when: dict[str, Any] = Field(description="Axis to the value, or the list of values, at which this holds.")
+    set: dict[str, Any] = Field(min_length=1, description="Dotted key to its value there.")
+
+
+class Study(Section):
+    """A base recipe, and what varies."""
+
+    json_schema: str | None = Field(None, alias="$schema", description="Path of the JSON Schema, for editors.")
+    schema_version: Literal[1] = Field(1, description="Version of the study format.")
+    description: str = Field("", description="One sentence: what this study asks.")
+    output_dir: str = Field(min_length=1, description="Folder of all runs; by default runs/NAME-OF-THE-STUDY.")
+    base: str | dict[str, Any] = Field(
+        description="The recipe that varies: a file, found from the study's folder, or an object."
+    )
+    axes: dict[str, list[Any]] = Field(description="Dotted key to its values; every combination is a cell.")
+    overrides: list[Override] = Field(default_factory=list, description="What else holds in some cells.")
+    include: list[dict[str, Any]] = Field(
+        default_factory=list, description="Further cells, as axis (or any dotted key) to value."
+    )
+    exclude: list[dict[str, Any]] = Field(default_factory=list, description="Combinations that are left out.")
+    cheapest_by: Literal["train_seconds", "total_seconds", "parameters", "trainable_parameters", "peak_memory_mb"] = Field(
+        "train_seconds", description="The cost by which one of several candidates that are tied is recommended."
+    )
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_have_values(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for key, values in axes.items():
+            if not values or not all(key.split(".")):
+                raise ValueError(f"expected a dotted key with at least one value, found '{key}' with {len(values)}")
+            texts = [_text(value) for value in values]
+            if len(set(texts)) < len(texts):
+                raise ValueError(f"expected different values, found one of '{key}' twice")
+        return axes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Args:
+        id: name of its directory: what varies, and a digest of everything that the run depends on.
+        values: axis to value, as the study writes it.
+        recipe: the checked recipe.
+    """
+
+    id: str
+    values: dict[str, Any]
+    recipe: Recipe
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file.
+
+    Args:
+        path: a JSON file.
+        overrides: texts `dotted.key=value` of the study's own keys, such as `axes.seed=[0]` or `base.data.source=PATH`.
+
+    Raises:
+        RecipeError: listing all problems found.
+    """
+    raw = read_recipe(path)
+    if isinstance(raw.get("base"), str):
+        base = read_recipe(Path(path).parent / raw["base"])
+        del base["output_dir"]
+        raw["base"] = base
+    problems = apply_overrides(raw, overrides)
+    refuse_tokens(raw, str(path))
+    try:
+        study = Study.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError([*problems, *problems_of(error, raw, Study)], str(path)) from None
+    if problems:
+        raise RecipeError(problems, str(path))
+    return study
+
+
+def is_study(path: str | Path) -> bool:
+    """Return whether a file says that it is a study: a JSON object with `axes`."""
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(raw, dict) and "axes" in raw
+
+
+def cells(study: Study) -> list[Cell]:
+    """Return every cell of a study, in the order of its axes, the last one varying fastest.
+
+    Raises:
+        RecipeError: listing the problems of every cell, each one once.
+    """
+    found: dict[str, Cell] = {}
+    problems: list[Problem] = []
+    for values in _combinations(study):
+        raw = copy.deepcopy(study.base) if isinstance(study.base, dict) else {}
+        raw["output_dir"] = study.output_dir
+        settings = dict(values)
+        for override in study.overrides:
+            if _matches(override.when, values):
+                settings |= override.set
+        for key, value in settings.items():
+            problems += _set(raw, key, value)
+        try:
+            recipe = parse_recipe(raw)
+        except RecipeError as error:
+            where = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+            known = {(problem.path, problem.message.partition(" [in ")[0]) for problem in problems}
+            problems += [
+                Problem(problem.path, f"{problem.message} [in the cell {where}]")
+                for problem in error.problems
+                if (problem.path, problem.message) not in known
+            ]
+            continue
+        cell = _cell(values, recipe, study.output_dir)
+        found.setdefault(cell.id, cell)
+    if not found and not problems:
+        problems.append(Problem("exclude", "leaves no cell"))
+    if problems:
+        raise RecipeError(problems, "the study")
+    return list(found.values())
+
+
+def candidate(values: Mapping[str, Any]) -> str:
+    """Return what a cell is called among its repetitions: its values, without the seed."""
+    return " ".join(_short(value) for key, value in values.items() if key != SEED) or "base"
+
+
+def _combinations(study: Study) -> Iterator[dict[str, Any]]:
+    for chosen in itertools.product(*study.axes.values()):
+        values = dict(zip(study.axes, chosen, strict=True))
+        if not any(_matches(left_out, values) for left_out in study.exclude):
+            yield values
+    yield from (dict(values) for values in study.include)
+
+
+def _matches(when: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Return whether a cell has each of some values; an object may be named by its `name`."""
+
+    def equal(asked: Any, found: Any) -> bool:
+        if isinstance(asked, list) and not isinstance(found, list):
+            return any(equal(one, found) for one in asked)
+        if isinstance(found, dict) and isinstance(asked, str):
+            return bool(found.get("name") == asked)
+        return _text(asked) == _text(found)
+
+    return all(key in values and equal(asked, values[key]) for key, asked in when.items())
+
+
+def _set(raw: dict[str, Any], key: str, value: Any) -> list[Problem]:
+    return apply_overrides(raw, [f"{key}={json.dumps(value)}"])
+
+
+def _cell(values: dict[str, Any], recipe: Recipe, output_dir: str) -> Cell:
+    facts = {key: value for key, value in dump_recipe(recipe).items() if key not in _REMARKS}
+    digest = hashlib.sha256(_text(facts).encode()).hexdigest()[:8]
+    words = [re.sub(r"[^\w.]+", "-", _short(value)).strip("-.") for value in values.values()]
+    name = "-".join([*filter(None, words), digest])[-120:].lstrip("-.")
+    return Cell(name, values, recipe.model_copy(update={"output_dir": f"{output_dir}/cells/{name}"}))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _short(value: Any) -> str:
+    """Return a value in a word: the last part of a name, the name of an object."""
+    if isinstance(value, dict):
+        value = value.get("name") or value.get("backbone") or value.get("source") or _text(value)
+    if isinstance(value, str):
+        return re.split(r"[/:]", value.rstrip("/"))[-1] or value
+    return "null" if value is None else str(value) if isinstance(value, (int, float)) else _text(value)
