@@ -272,7 +272,7 @@ def settings_table(run: SavedRun, public_recipe: Mapping[str, Any]) -> Table | N
         "Strategy": _beside_defaults(public_recipe.get("strategy"), Strategy),
         "Augmentation": _beside_defaults(public_recipe.get("augment"), Augment),
         "Loss": _beside_defaults(public_recipe.get("loss"), Loss),
-        "Highest learning rate": _highest_rate(run),
+        "Highest learning rate logged": _highest_rate(run),
         "Images in a step": _batch(run),
         "Weight averaging (EMA)": public_recipe.get("ema"),
         "Early stopping": public_recipe.get("early_stopping"),

@@ -521,7 +521,7 @@ def test_model_card_text__settings_without_what_is_off(make_run):
     assert settings["Loss"] == "name cross_entropy"
     assert settings["Images in a step"] == "96"
     rates = [rate for row in read_history(run_dir / "history.csv") for rate in row.learning_rates.values()]
-    assert settings["Highest learning rate"] == f"{max(rates):.3g}"
+    assert settings["Highest learning rate logged"] == f"{max(rates):.3g}"
     assert "| Platform | Linux x86_64 |" in card.text.replace("\\", "")
 
 
