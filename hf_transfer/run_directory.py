@@ -44,8 +44,8 @@ _RESOLVED = frozenset(
     ("schema_version", "mode", "seed", "output_dir", "data", "model", "strategy", "training", "evaluation", "hub")
 )
 # What may differ when a run is resumed: it changes nothing that is computed.
-_REMARKS = frozenset(("$schema", "description", "output_dir", "reference", "expected", "hub"))
-_MACHINE = frozenset(("training.dataloader_num_workers", "training.disable_tqdm"))
+REMARKS = frozenset(("$schema", "description", "output_dir", "reference", "expected", "hub"))
+MACHINE = frozenset(("training.dataloader_num_workers", "training.disable_tqdm"))
 
 
 class RunDirectory:
@@ -125,12 +125,12 @@ class RunDirectory:
         return found if isinstance(found, dict) and found.keys() >= _RESOLVED else None
 
     def _check_same(self, recipe: dict[str, Any]) -> None:
-        before = _flat(self._recipe_there())
-        now = _flat(recipe)
+        before = flat(self._recipe_there())
+        now = flat(recipe)
         changed = [
             f"{key}: was {json.dumps(before.get(key))}, is {json.dumps(now.get(key))}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key.partition(".")[0] not in _REMARKS and key not in _MACHINE
+            if before.get(key) != now.get(key) and key.partition(".")[0] not in REMARKS and key not in MACHINE
         ]
         if changed:
             raise RunDirectoryError(
@@ -189,8 +189,9 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the values of a nested object by their dotted keys; an empty object is a value."""
     if isinstance(value, dict) and value:
-        items = (_flat(child, f"{path}.{key}" if path else key) for key, child in value.items())
+        items = (flat(child, f"{path}.{key}" if path else str(key)) for key, child in value.items())
         return {key: leaf for item in items for key, leaf in item.items()}
     return {path: value}

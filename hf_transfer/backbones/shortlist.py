@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import importlib.util
 import itertools
@@ -60,6 +61,7 @@ class Listed:
         return next((size for size, bound in _BOUNDS.items() if self.parameters <= bound), "large")
 
 
+@functools.cache
 def shortlist() -> tuple[Listed, ...]:
     """Return every backbone of the shortlist, in order of preference."""
     file = importlib.resources.files(__package__) / _FILE

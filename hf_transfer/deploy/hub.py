@@ -177,9 +177,7 @@ def draw_maps(run: RunDirectory) -> bool:
         backbone = load_model(str(run.root))
         prepare_model(backbone.model, choose_device(None), channels_last=backbone.is_convolutional)
         explain_run(run, Predictions.read(predictions), backbone, ask(backbone, "gradcam"), run.plots)
-    except (
-        Exception
-    ) as error:  # images that are gone, a network without gradients, no memory left: a picture is not worth a run
+    except Exception as error:  # images that are gone, no gradients, no memory left: a picture is not worth a run
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         print(f"the card will not show where the model looks: {said}", file=sys.stderr)
         return False

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..backbones.shortlist import Listed, shortlist
 from ..metrics.verdict import Candidate, Verdict, reach_verdict
+from ..recipe.words import candidate
 from ..run_directory import replacing, write_json
 from .formats import finite
 from .run_entries import RunEntry, read_entries
@@ -110,12 +111,11 @@ def write_leaderboard(root: Path, board: Leaderboard, text: str) -> None:
     """Write leaderboard.json, leaderboard.csv (a line for each candidate) and leaderboard.md into a folder."""
     write_json(root / "leaderboard.json", board.to_json())
     with replacing(root / "leaderboard.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer: csv.DictWriter | None = None
-        for line in csv_lines(board):
-            if writer is None:
-                writer = csv.DictWriter(file, fieldnames=list(line))
-                writer.writeheader()
-            writer.writerow(line)
+        lines = csv_lines(board)
+        writer = csv.DictWriter(file, fieldnames=list(lines[0]) if lines else [])
+        if lines:
+            writer.writeheader()
+        writer.writerows(lines)
     with replacing(root / "leaderboard.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -183,7 +183,7 @@ def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str) -> Table:
 
 def _row(found: Sequence[RunEntry], root: Path, taken: Mapping[str, Row]) -> Row:
     first = found[0]
-    name = " ".join(filter(None, (_word(value) for value in first.values.values()))) or first.path.name
+    name = candidate(first.values) or first.path.name
     if name in taken:
         name = f"{name} ({first.path.name})"
     listed = _listed(str(first.run.section("model").get("backbone")))
@@ -196,7 +196,7 @@ def _row(found: Sequence[RunEntry], root: Path, taken: Mapping[str, Row]) -> Row
         majority_baseline=_largest([finite(entry.run.splits["test"].get("majority_baseline")) for entry in found]),
         input_size=_input_size(first),
         pretraining=listed.pretraining if listed else None,
-        imagenet_top1=listed.imagenet_top1 if listed else None,
+        imagenet_top1=listed.imagenet_top1 / 100 if listed and listed.imagenet_top1 is not None else None,
     )
 
 
@@ -218,14 +218,6 @@ def _input_size(entry: RunEntry) -> int | None:
 
 def _largest(values: Sequence[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, Mapping):
-        value = value.get("name") or json.dumps(value, sort_keys=True)
-    if isinstance(value, str):
-        return value.rstrip("/").replace(":", "/").rpartition("/")[2]
-    return "" if value is None else json.dumps(value)
 
 
 def _listed(backbone: str) -> Listed | None:

@@ -72,9 +72,7 @@ def write_model_card(run_dir: Path, *, repo_id: str | None = None, revision: str
     Raises:
         RunDirectoryError: a file is missing or damaged.
     """
-    text = model_card_text(run_dir, repo_id=repo_id, revision=revision)
-    with replacing(Path(run_dir) / "README.md") as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    _write(run_dir, model_card_text(run_dir, repo_id=repo_id, revision=revision))
 
 
 def refresh_model_card(run_dir: Path) -> bool:
@@ -91,8 +89,13 @@ def refresh_model_card(run_dir: Path) -> bool:
     if not is_unedited(there):
         return seal_of(there) == seal_of(text)
     if text != there:
-        write_model_card(run_dir)
+        _write(run_dir, text)
     return True
+
+
+def _write(run_dir: Path, text: str) -> None:
+    with replacing(Path(run_dir) / "README.md") as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def model_card_text(run_dir: Path, *, repo_id: str | None = None, revision: str | None = None, images: bool = True) -> str:

@@ -13,13 +13,15 @@ import numpy as np
 
 from ..errors import RunDirectoryError, UserError
 from ..evaluation.predictions import Predictions
+from ..recipe.words import SEED
+from ..run_directory import MACHINE, REMARKS, RunDirectory, flat
 from .saved_run import SavedRun, read_object
 
 # What tells runs apart, in this order; other keys only where these do not.
 _TELLING = ("model.backbone", "strategy.name", "data.source", "data.samples_per_class", "model.pretrained", "augment.preset")
 # What differs without making another experiment.
-_BESIDE = frozenset(("$schema", "description", "output_dir", "reference", "expected", "hub", "seed"))
-_MACHINE = frozenset(("training.dataloader_num_workers", "training.disable_tqdm", "training.report_to"))
+_BESIDE = REMARKS | {SEED}
+_MACHINE = MACHINE | {"training.report_to"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def read_entries(root: Path) -> Entries:
     found: list[tuple[Path, SavedRun, Predictions]] = []
     unfinished, left_out = [], {}
     for path in _run_directories(root):
-        if not ((path / "metrics.json").is_file() and (path / "README.md").is_file()):
+        if not RunDirectory(path).is_finished:
             unfinished.append(path)
             continue
         try:
@@ -114,16 +116,16 @@ def _entry(path: Path, run: SavedRun, predictions: Predictions, values: dict[str
 
 
 def _values(root: Path, runs: Sequence[tuple[Path, SavedRun]]) -> dict[Path, dict[str, Any]]:
-    flat = {path: _flat(run.recipe) for path, run in runs}
+    recipes = {path: flat(run.recipe) for path, run in runs}
     study = read_object(root / "study.json") if (root / "study.json").is_file() else {}
     cells = study.get("cells")
     if isinstance(cells, Mapping):
-        given = {path: cells[path.name] for path in flat if isinstance(cells.get(path.name), Mapping)}
-        keys = list(dict.fromkeys(key for values in given.values() for key in values if key != "seed"))
-        if len(given) == len(flat):
+        given = {path: cells[path.name] for path in recipes if isinstance(cells.get(path.name), Mapping)}
+        keys = list(dict.fromkeys(key for values in given.values() for key in values if key != SEED))
+        if len(given) == len(recipes):
             return {path: {key: values.get(key) for key in keys} for path, values in given.items()}
-    keys = _telling_keys(list(flat.values()))
-    return {path: {key: recipe.get(key) for key in keys} for path, recipe in flat.items()}
+    keys = _telling_keys(list(recipes.values()))
+    return {path: {key: recipe.get(key) for key in keys} for path, recipe in recipes.items()}
 
 
 def _telling_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -143,13 +145,6 @@ def _telling_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
         if not beside and varies(key) and groups([*chosen, key]) > groups(chosen):
             chosen.append(key)
     return chosen
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping) and value:
-        items = (_flat(child, f"{path}.{key}" if path else str(key)) for key, child in value.items())
-        return {key: leaf for item in items for key, leaf in item.items()}
-    return {path: value}
 
 
 def _text(value: Any) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .study import SEED, Cell
+from ..recipe.words import SEED
+from ..run_directory import RunDirectory
+from .study import Cell
 
 
 def estimates(cells: Sequence[Cell], root: Path) -> list[dict[str, Any]]:
@@ -55,9 +57,9 @@ def _distance(cell: Cell, other: Cell) -> int:
 
 
 def _state(cell: Cell, root: Path) -> str:
-    directory = Path(cell.recipe.output_dir)
-    if (directory / "README.md").is_file() and (directory / "metrics.json").is_file():
+    directory = RunDirectory(Path(cell.recipe.output_dir))
+    if directory.is_finished:
         return "done"
     if (root / "failed" / f"{cell.id}.json").is_file():
         return "failed"
-    return "begun" if directory.is_dir() else "new"
+    return "begun" if directory.root.is_dir() else "new"

@@ -18,12 +18,8 @@ from ..errors import Problem, RecipeError
 from ..recipe import Recipe, dump_recipe, parse_recipe
 from ..recipe.loading import apply_overrides, problems_of, read_recipe, refuse_tokens
 from ..recipe.schema import Section
-
-SEED = "seed"
-"""The axis that repeats a candidate instead of making another."""
-
-# What is said about a run, or where it is put: no part of what a cell is.
-_REMARKS = ("$schema", "description", "output_dir", "reference", "expected", "hub")
+from ..recipe.words import in_a_word
+from ..run_directory import REMARKS
 
 
 class Override(Section):
@@ -135,7 +131,7 @@ def cells(study: Study) -> list[Cell]:
         try:
             recipe = parse_recipe(raw)
         except RecipeError as error:
-            where = ", ".join(f"{key}={_short(value)}" for key, value in values.items())
+            where = ", ".join(f"{key}={in_a_word(value)}" for key, value in values.items())
             known = {(problem.path, problem.message.partition(" [in ")[0]) for problem in problems}
             problems += [
                 Problem(problem.path, f"{problem.message} [in the cell {where}]")
@@ -150,11 +146,6 @@ def cells(study: Study) -> list[Cell]:
     if problems:
         raise RecipeError(problems, "the study")
     return list(found.values())
-
-
-def candidate(values: Mapping[str, Any]) -> str:
-    """Return what a cell is called among its repetitions: its values, without the seed."""
-    return " ".join(_short(value) for key, value in values.items() if key != SEED) or "base"
 
 
 def _combinations(study: Study) -> Iterator[dict[str, Any]]:
@@ -183,21 +174,12 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> list[Problem]:
 
 
 def _cell(values: dict[str, Any], recipe: Recipe, output_dir: str) -> Cell:
-    facts = {key: value for key, value in dump_recipe(recipe).items() if key not in _REMARKS}
+    facts = {key: value for key, value in dump_recipe(recipe).items() if key not in REMARKS}
     digest = hashlib.sha256(_text(facts).encode()).hexdigest()[:8]
-    words = [re.sub(r"[^\w.]+", "-", _short(value)).strip("-.") for value in values.values()]
+    words = [re.sub(r"[^\w.]+", "-", in_a_word(value)).strip("-.") for value in values.values()]
     name = "-".join([*filter(None, words), digest])[-120:].lstrip("-.")
     return Cell(name, values, recipe.model_copy(update={"output_dir": f"{output_dir}/cells/{name}"}))
 
 
 def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _short(value: Any) -> str:
-    """Return a value in a word: the last part of a name, the name of an object."""
-    if isinstance(value, dict):
-        value = value.get("name") or value.get("backbone") or value.get("source") or _text(value)
-    if isinstance(value, str):
-        return re.split(r"[/:]", value.rstrip("/"))[-1] or value
-    return "null" if value is None else str(value) if isinstance(value, (int, float)) else _text(value)

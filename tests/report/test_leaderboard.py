@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from hf_transfer.backbones.shortlist import shortlist
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.report.leaderboard import build_leaderboard, write_leaderboard
@@ -153,3 +154,12 @@ def test_write_leaderboard__json_csv_and_markdown_hold_the_same_figures(write_ru
     text = (root / "leaderboard.md").read_text()
     assert "Which one, on cats?" in text and "&lt;b&gt;net\\|x" in text
     assert f"{standings[0]['accuracy']:.4f}" in text and board.tables[0].verdict.words.split(":")[0] in text
+
+
+def test_build_leaderboard__published_imagenet_accuracy_is_a_share_as_the_others_are(write_run, tmp_path):
+    listed = next(entry for entry in shortlist() if entry.imagenet_top1 is not None)
+    write_run("a", 0.9, backbone=listed.name)
+    (table,) = build_leaderboard(tmp_path / "study").tables
+    (row,) = table.rows.values()
+    assert row.imagenet_top1 == listed.imagenet_top1 / 100
+    assert row.pretraining == listed.pretraining

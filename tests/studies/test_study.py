@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.errors import RecipeError
-from hf_transfer.studies.study import candidate, cells, is_study, load_study
+from hf_transfer.recipe.words import candidate
+from hf_transfer.studies.study import cells, is_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {"data": {"source": "package:digits"}, "model": {"backbone": "timm:resnet18"}}
