@@ -1,23 +1,12 @@
 """Checkpoints of the Hub through the real client: what is loaded, what is recorded, and what a user reads when it fails."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
+import client
+import loopback_hub
 import pytest
+import repositories
 
-HUB = Path(__file__).resolve().parents[1] / "hub"
-
-
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, HUB / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-loopback_hub, client, repositories = _module("loopback_hub"), _module("client"), _module("repositories")
 CLASSES = ["left", "right"]
 TIMM = "timm/test_resnet.r160_in1k"
 REPOSITORIES = ["ann/vit", "ann/bare", "ann/private", "ann/gated", "ann/fetched", TIMM]

@@ -1,25 +1,14 @@
 """Data sets of the Hub through the real client: columns, classes, splits, the commit, and the messages when it fails."""
 
-import importlib.util
 import shutil
-import sys
-from pathlib import Path
 
+import client
 import datasets
+import loopback_hub
 import pytest
+import repositories
 from datasets import ClassLabel, Image, Value
 
-HUB = Path(__file__).resolve().parents[1] / "hub"
-
-
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, HUB / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-loopback_hub, client, repositories = _module("loopback_hub"), _module("client"), _module("repositories")
 CLASSES = repositories.CLASSES
 LABEL = ClassLabel(names=CLASSES)
 TRAIN, TEST = [0, 1, 2] * 4, [2, 1, 0] * 2

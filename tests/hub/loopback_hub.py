@@ -36,9 +36,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, unquote
 
-if str(Path(__file__).resolve().parent) not in sys.path:  # the tests load this file by its path
-    sys.path.append(str(Path(__file__).resolve().parent))
-
 from loopback_api import Hub, Request, Response, json_response, refusal_response
 from loopback_faults import Fault
 from loopback_repository import RefusalError, User

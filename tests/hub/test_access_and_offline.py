@@ -3,27 +3,15 @@
 And a Hub that fails in the middle of it.
 """
 
-import importlib.util
 import json
 import shutil
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import client
+import loopback_hub
 import pytest
+import repositories
 from datasets import ClassLabel, Image
-
-HERE = Path(__file__).resolve().parent
-
-
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-loopback_hub, client, repositories = _module("loopback_hub"), _module("client"), _module("repositories")
 
 RECIPE = {
     "output_dir": "run",

@@ -1,33 +1,21 @@
 """Commands that read a model from the Hub, one that was pushed from a run among them: the real client, a loopback Hub."""
 
 import csv
-import importlib.util
 import json
 import shutil
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import client
+import loopback_hub
 import numpy as np
 import pytest
+import repositories
 from datasets import ClassLabel
 from datasets import Image as ImageFeature
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from hf_transfer.report.redaction import public
-
-HERE = Path(__file__).resolve().parent
-
-
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-loopback_hub, client, repositories = _module("loopback_hub"), _module("client"), _module("repositories")
 
 QUICK = "evaluation.speed=false"
 NOT_KNOWN = (

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import http.client
-import importlib.util
 import json
 import re
 import subprocess
@@ -12,19 +11,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import client
+import loopback_hub
 import pytest
 
 HERE = Path(__file__).resolve().parent
 
 
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-loopback_hub, client = _module("loopback_hub"), _module("client")
 ANN, BOB = "hf_AnnsToken", "secret-of-bob"
 
 

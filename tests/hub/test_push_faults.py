@@ -1,6 +1,5 @@
 """Whatever the Hub, the network or the token does: training does not die of it, the run is complete, and a push can follow."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -10,20 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import client
+import loopback_hub
 import pytest
+import repositories
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-
-
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ROOT = Path(__file__).resolve().parents[2]
 
 
-loopback_hub, client, repositories = _module("loopback_hub"), _module("client"), _module("repositories")
 Fault = loopback_hub.Fault
 
 READER = "hf_OfAnnWhoMayOnlyReadThings"

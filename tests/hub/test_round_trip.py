@@ -1,31 +1,23 @@
 """Train, push, forget everything, load from the Hub by every way there is: the same logits, image by image."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import client
+import loopback_hub
 import numpy as np
 import pytest
+import repositories
 import torch
 from huggingface_hub import ModelCard
 
 from hf_transfer.evaluation.predictions import Predictions
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
-
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-loopback_hub, client, repositories = _module("loopback_hub"), _module("client"), _module("repositories")
 
 SMALL = [
     "data.max_train_samples=48",

@@ -1,11 +1,11 @@
 """Cells are carried out once, whatever happens to some of them and whenever the study is stopped."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import repositories
 from filelock import FileLock
 
 from hf_transfer.errors import RunDirectoryError, UserError
@@ -16,20 +16,12 @@ from hf_transfer.studies.study import cells, load_study
 SMALL = {"test_fraction": 0.2, "max_train_samples": 20, "max_validation_samples": 20, "max_test_samples": 20}
 
 
-def _repositories():
-    path = Path(__file__).parents[1] / "hub" / "repositories.py"
-    spec = importlib.util.spec_from_file_location("repositories_for_studies", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     """Two heads of a tiny ViT, and one that cannot be: its folder holds no model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_TRANSFER_CACHE", str(tmp_path / "cache"))
-    _repositories().write_vit(tmp_path / "vit")
+    repositories.write_vit(tmp_path / "vit")
     (tmp_path / "empty").mkdir()
     raw = {
         "output_dir": "runs/study",
