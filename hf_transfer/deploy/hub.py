@@ -32,6 +32,8 @@ from ..report.saved_run import SavedRun, read_object
 from ..run_directory import RunDirectory, write_json
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
     from ..recipe.schema import Hub
 
 Content = Mapping[str, Path | bytes]
@@ -138,14 +140,15 @@ def push_run(run: RunDirectory, destination: Destination, *, replaced: Stated | 
     figure = f": {split} accuracy {scores['accuracy']:.4f}, n {scores.get('n')}" if "accuracy" in scores else ""
     with reaching_the_hub(run, destination):
         repository = Repository.open(repo_id, destination)
-        there = replaced or repository.stated()
+        head = repository.look()
+        there = replaced or repository.stated(head)
         if there is not None and there.accuracy > scores.get("accuracy", 1.0):
             print(
                 f"warning: {repo_id} holds a model with accuracy {there.accuracy:.4f} on {there.where}; the one that replaces "
                 f"it has {scores['accuracy']:.4f} on its {split} split. The other stays at revision {there.commit}",
                 file=sys.stderr,
             )
-        published = repository.commit(content, f"{run.root.resolve().name}{figure}")
+        published = repository.commit(head, content, f"{run.root.resolve().name}{figure}")
     write_json(run.published, {name: value for name, value in asdict(published).items() if name != "changed"})
     return published
 
@@ -303,11 +306,16 @@ class Repository:
             api.create_branch(repo_id, branch=destination.revision, exist_ok=True)
         return cls(repo_id, destination)
 
-    def stated(self) -> Stated | None:
-        """Return what its card says of the model that is there, None where it says nothing; tell of a card of other hands."""
-        from huggingface_hub import HfApi, ModelCard, hf_hub_download
+    def look(self) -> ModelInfo:
+        """Return what the branch is at."""
+        from huggingface_hub import HfApi
 
-        head = HfApi().model_info(self.repo_id, revision=self.destination.revision)
+        return HfApi().model_info(self.repo_id, revision=self.destination.revision)
+
+    def stated(self, head: ModelInfo) -> Stated | None:
+        """Return what its card says of the model that is there, None where it says nothing; tell of a card of other hands."""
+        from huggingface_hub import ModelCard, hf_hub_download
+
         if not any(file.rfilename == "README.md" for file in head.siblings or ()):
             return None
         text = Path(hf_hub_download(self.repo_id, "README.md", revision=head.sha)).read_text(encoding="utf-8", errors="replace")
@@ -324,12 +332,11 @@ class Repository:
         where = f"the {stated[0].dataset_split or 'unnamed'} split of {stated[0].dataset_name}"
         return Stated(stated[0].metric_value, where, str(head.sha))
 
-    def commit(self, content: Content, message: str) -> Published:
-        """Bring the repository to this content in one commit; files of other names than a push writes stay."""
+    def commit(self, head: ModelInfo, content: Content, message: str) -> Published:
+        """Bring the branch from where it was seen to this content in one commit; files that no push writes stay."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         api, branch = HfApi(), self.destination.revision
-        head = api.model_info(self.repo_id, revision=branch)
         stale = [file.rfilename for file in head.siblings or () if _is_stale(file.rfilename, content)]
         manner: dict[str, Any] = {"revision": branch, "create_pr": self.destination.create_pr, "num_threads": 1}
         with contextlib.ExitStack() as files:

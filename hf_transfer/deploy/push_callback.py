@@ -93,12 +93,15 @@ class PushCallback(TrainerCallback):
     def _push(self, step: int, steps: int, validation: dict[str, float] | None) -> None:
         try:
             with reaching_the_hub(self.run, self.destination):
+                is_first = self._repository is None
                 if self._repository is None:
                     self._repository = Repository.open(repository_id(self.run.root, self.destination), self.destination)
-                    self.replaced = self._repository.stated()
+                head = self._repository.look()
+                if is_first:
+                    self.replaced = self._repository.stated(head)
                     _warn(self._repository, self.replaced)
                 content = self._content(self._repository, step, steps, validation)
-                self._repository.commit(content, f"Training in progress, step {step}")
+                self._repository.commit(head, content, f"Training in progress, step {step}")
         except UserError as error:
             reason = str(error).partition(" Nothing of the run is lost")[0].rstrip(".")
             print(f"warning: step {step}: {reason}. Training goes on", file=sys.stderr)
