@@ -164,7 +164,7 @@ def _check_mode(recipe: Recipe) -> list[Problem]:
                 Problem("evaluation.tta", "corrupted images are scored in one view; score them in a run of their own")
             )
         return problems
-    asked = {"tta": section.tta != "none", "corruptions": section.corruptions, "speed": section.speed}
+    asked = {"tta": section.tta != "none", "corruptions": section.corruptions}
     problems = [
         Problem(f"evaluation.{key}", "belongs to mode 'evaluate'; evaluate the run when it is done (hf-transfer evaluate)")
         for key, value in asked.items()
@@ -172,8 +172,9 @@ def _check_mode(recipe: Recipe) -> list[Problem]:
     ]
     if section.label_map is not None:
         problems.append(Problem("evaluation.label_map", "belongs to mode 'evaluate'; a new head has the data set's classes"))
-    if section.calibrate and recipe.strategy.name == "knn":
-        problems.append(Problem("evaluation.calibrate", "strategy 'knn' saves no model; leave it out"))
+    for key, asked_for in (("calibrate", section.calibrate), ("speed", section.speed)):
+        if asked_for and recipe.strategy.name == "knn":
+            problems.append(Problem(f"evaluation.{key}", "strategy 'knn' saves no model; leave it out"))
     return problems
 
 

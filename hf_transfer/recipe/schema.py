@@ -313,7 +313,9 @@ class Evaluation(Section):
         description="evaluate mode: also score these corruptions of the images at severities 1 to 5 "
         "(Hendrycks & Dietterich 2019).",
     )
-    speed: bool = Field(False, description="evaluate mode: measure latency and throughput; true there, where nothing is said.")
+    speed: bool = Field(
+        False, description="Measure latency and throughput of the saved model; true in evaluate mode, where nothing is said."
+    )
 
     @field_validator("extra")
     @classmethod

@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 from .. import pipeline
 from ..access_tokens import without_tokens
 from ..errors import RunDirectoryError, UserError, listed
-from ..recipe import Recipe
 from ..run_directory import RunDirectory, write_json
+from .cell_run import carry_out
 from .study import Cell, Study
 
 MARK = "study.json"
@@ -87,28 +87,28 @@ def _take(cell: Cell, place: str, root: Path, result: StudyResult, *, retry_fail
             elif failure.is_file() and not retry_failed:
                 result.failed[cell.id] = _read_failure(failure)
             else:
-                _carry_out(cell.recipe, cell.id, place, failure, result)
+                _carry_out(cell, place, failure, result)
     except Timeout:
         result.elsewhere.append(cell.id)
 
 
-def _carry_out(recipe: Recipe, name: str, place: str, failure: Path, result: StudyResult) -> None:
+def _carry_out(cell: Cell, place: str, failure: Path, result: StudyResult) -> None:
     began = time.perf_counter()
-    print(f"{place}: {name}", file=sys.stderr)
+    print(f"{place}: {cell.id}", file=sys.stderr)
     try:
-        pipeline.run(recipe, resume=RunDirectory(Path(recipe.output_dir)).recipe.is_file())
+        carry_out(cell)
     except Exception as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         said = without_tokens(f"{kind}{error}")
         trace = "" if isinstance(error, UserError) else without_tokens(traceback.format_exc())
         failure.parent.mkdir(exist_ok=True)
         write_json(failure, {"error": said, "traceback": trace, "seconds": time.perf_counter() - began})
-        result.failed[name] = said
-        print(f"failed: {name}: {said}", file=sys.stderr)
+        result.failed[cell.id] = said
+        print(f"failed: {cell.id}: {said}", file=sys.stderr)
     else:
         failure.unlink(missing_ok=True)
-        result.done.append(name)
-        result.carried_out.append(name)
+        result.done.append(cell.id)
+        result.carried_out.append(cell.id)
     finally:
         _free_memory()
 

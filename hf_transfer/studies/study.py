@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..errors import Problem, RecipeError
 from ..recipe import Recipe, dump_recipe, parse_recipe
 from ..recipe.loading import apply_overrides, problems_of, read_recipe, refuse_tokens
 from ..recipe.schema import Section
-from ..recipe.words import in_a_word
+from ..recipe.words import SEED, in_a_word
 from ..run_directory import REMARKS
+
+Cost = Literal["train_seconds", "total_seconds", "latency_ms", "parameters", "trainable_parameters", "peak_memory_mb"]
+FROZEN = ("linear_probe", "knn", "quantized_probe")
+"""Strategies that only read what a frozen backbone computes: they search their own settings, and cost little."""
 
 
 class Override(Section):
@@ -27,6 +31,50 @@ class Override(Section):
 
     when: dict[str, Any] = Field(description="Axis to the value, or the list of values, at which this holds.")
     set: dict[str, Any] = Field(min_length=1, description="Dotted key to its value there.")
+
+
+class Range(Section):
+    """Numbers between two bounds."""
+
+    low: float = Field(description="Smallest value.")
+    high: float = Field(description="Largest value.")
+    log: bool = Field(False, description="Whether factors count, not differences: 1e-4 lies midway between 1e-5 and 1e-3.")
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Range:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            above = ", both above 0 where log is true" if self.log else ""
+            raise ValueError(f"expected low < high{above}; found {self.low:g} and {self.high:g}")
+        return self
+
+
+class Tune(Section):
+    """The search, on validation, that every fine-tuned cell is given."""
+
+    trials: int = Field(ge=2, le=1000, description="Runs of the search, in each cell.")
+    space: dict[str, Range | list[Any]] = Field(
+        min_length=1, description="Dotted key to its values: a range, or the list of all there are."
+    )
+
+    @field_validator("space")
+    @classmethod
+    def _lists_have_choices(cls, space: dict[str, Range | list[Any]]) -> dict[str, Range | list[Any]]:
+        for key, values in space.items():
+            if isinstance(values, list) and len(values) < 2:
+                raise ValueError(f"expected at least two values of '{key}', found {len(values)}")
+            if key.partition(".")[0] in ("data", "evaluation", "hub", "model", "mode", "output_dir", SEED):
+                raise ValueError(f"expected keys of how to train, such as training.learning_rate; found '{key}'")
+        return space
+
+
+class Funnel(Section):
+    """Fine-tune only the backbones whose frozen features do best on validation."""
+
+    probe: Literal["all"] = Field("all", description="Which backbones the frozen strategies are carried out for.")
+    finetune_top: int = Field(ge=1, description="How many backbones go on to the other strategies.")
+    rank_by: Literal["linear_probe", "knn"] = Field(
+        "linear_probe", description="The strategy whose validation accuracy, the mean over seeds, ranks the backbones."
+    )
 
 
 class Study(Section):
@@ -45,7 +93,9 @@ class Study(Section):
         default_factory=list, description="Further cells, as axis (or any dotted key) to value."
     )
     exclude: list[dict[str, Any]] = Field(default_factory=list, description="Combinations that are left out.")
-    cheapest_by: Literal["train_seconds", "total_seconds", "parameters", "trainable_parameters", "peak_memory_mb"] = Field(
+    tune: Tune | None = Field(None, description="A search that every fine-tuned cell is given; none: one setting for all.")
+    funnel: Funnel | None = Field(None, description="Fine-tune only the backbones that probe best; none: carry out every cell.")
+    cheapest_by: Cost = Field(
         "train_seconds", description="The cost by which one of several candidates that are tied is recommended."
     )
 
@@ -69,11 +119,13 @@ class Cell:
         id: name of its directory: what varies, and a digest of everything that the run depends on.
         values: axis to value, as the study writes it.
         recipe: the checked recipe.
+        tune: the search that comes before the run; None where it is carried out as it is.
     """
 
     id: str
     values: dict[str, Any]
     recipe: Recipe
+    tune: Tune | None = None
 
 
 def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
@@ -139,7 +191,7 @@ def cells(study: Study) -> list[Cell]:
                 if (problem.path, problem.message) not in known
             ]
             continue
-        cell = _cell(values, recipe, study.output_dir)
+        cell = _cell(values, recipe, study)
         found.setdefault(cell.id, cell)
     if not found and not problems:
         problems.append(Problem("exclude", "leaves no cell"))
@@ -173,12 +225,15 @@ def _set(raw: dict[str, Any], key: str, value: Any) -> list[Problem]:
     return apply_overrides(raw, [f"{key}={json.dumps(value)}"])
 
 
-def _cell(values: dict[str, Any], recipe: Recipe, output_dir: str) -> Cell:
+def _cell(values: dict[str, Any], recipe: Recipe, study: Study) -> Cell:
+    tune = None if recipe.strategy.name in FROZEN else study.tune
     facts = {key: value for key, value in dump_recipe(recipe).items() if key not in REMARKS}
+    if tune is not None:
+        facts["tune"] = tune.model_dump(mode="json")
     digest = hashlib.sha256(_text(facts).encode()).hexdigest()[:8]
     words = [re.sub(r"[^\w.]+", "-", in_a_word(value)).strip("-.") for value in values.values()]
     name = "-".join([*filter(None, words), digest])[-120:].lstrip("-.")
-    return Cell(name, values, recipe.model_copy(update={"output_dir": f"{output_dir}/cells/{name}"}))
+    return Cell(name, values, recipe.model_copy(update={"output_dir": f"{study.output_dir}/cells/{name}"}), tune)
 
 
 def _text(value: Any) -> str:
