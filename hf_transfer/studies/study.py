@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from ..errors import Problem, RecipeError
+from ..errors import Problem, RecipeError, listed
 from ..recipe import Recipe, dump_recipe, parse_recipe
 from ..recipe.loading import apply_overrides, problems_of, read_recipe, refuse_tokens
 from ..recipe.schema import Section
@@ -195,9 +195,35 @@ def cells(study: Study) -> list[Cell]:
         found.setdefault(cell.id, cell)
     if not found and not problems:
         problems.append(Problem("exclude", "leaves no cell"))
+    if study.funnel is not None and not problems:
+        problems += _check_funnel(study.funnel, list(found.values()))
     if problems:
         raise RecipeError(problems, "the study")
     return list(found.values())
+
+
+def _check_funnel(funnel: Funnel, found: Sequence[Cell]) -> list[Problem]:
+    """Return what keeps the backbones from being ranked."""
+    ranked = {cell.recipe.model.model_dump_json() for cell in found if cell.recipe.strategy.name == funnel.rank_by}
+    unranked = {
+        cell.recipe.model.backbone: None
+        for cell in found
+        if cell.recipe.strategy.name not in FROZEN and cell.recipe.model.model_dump_json() not in ranked
+    }
+    problems = []
+    if unranked:
+        problems.append(
+            Problem(
+                "funnel.rank_by",
+                f"expected cells with strategy '{funnel.rank_by}' for every backbone that may be fine-tuned; found none for "
+                f"{listed(list(unranked))}",
+            )
+        )
+    if sources := {cell.recipe.data.model_dump_json() for cell in found} - {found[0].recipe.data.model_dump_json()}:
+        problems.append(Problem("funnel", f"ranks backbones on one data section; found {len(sources) + 1} in the axes"))
+    if not all("validation" in cell.recipe.evaluation.splits for cell in found):
+        problems.append(Problem("funnel", "ranks on validation; expected it among evaluation.splits"))
+    return problems
 
 
 def _combinations(study: Study) -> Iterator[dict[str, Any]]:
