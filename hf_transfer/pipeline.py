@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from .deploy.push_callback import PushCallback
 
 
+_SPEED_SECONDS = 4.0  # after a training; an evaluation, which is about it, takes its time
+
+
 @dataclass(frozen=True)
 class RunResult:
     """Where a run is and what it found.
@@ -74,8 +77,10 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
 
 def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
     from .backbones.build import build_backbone
+    from .backbones.transformers_models import load_checkpoint
     from .data.build import build_splits
     from .data.dataset import check_first_batch
+    from .evaluation.speed import measure_speed
     from .features.extraction import probe_layers
     from .training.arguments import build_arguments, feature_defaults, training_defaults
     from .training.hardware import reset_peak_memory
@@ -138,6 +143,9 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
         "parameters": backbone.parameter_count,
         "device": _device_name(state),
     }
+    if recipe.evaluation.speed and state.is_main_process:
+        saved = load_checkpoint(str(directory.model), None, class_names=None)
+        metrics["speed"] = asdict(measure_speed(saved, device=state.device, seconds=_SPEED_SECONDS))
     return _push(recipe, _finish(recipe, directory, metrics, state), pusher)
 
 
@@ -237,7 +245,7 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
         "precision": "fp32",
     }
     if recipe.evaluation.speed and state.is_main_process:
-        metrics["speed"] = asdict(measure_speed(backbone, device=state.device, precision="fp32"))
+        metrics["speed"] = asdict(measure_speed(backbone, device=state.device))
     return _finish(recipe, directory, metrics, state)
 
 

@@ -22,6 +22,7 @@ _CONTENTS = (
     "environment.json",
     "history.csv",
     "probe.json",
+    "tuning.json",
     "label_quality.json",
     "predictions",
     "model",

@@ -7,16 +7,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 from ..backbones.shortlist import Listed, shortlist
-from ..metrics.verdict import Candidate, Verdict, reach_verdict
-from ..recipe.words import candidate
+from ..metrics.verdict import Candidate, Standing, Verdict, reach_verdict
+from ..recipe.words import candidate, in_a_word
 from ..run_directory import replacing, write_json
 from .formats import finite
 from .run_entries import RunEntry, read_entries
+from .saved_run import read_object
+from .selection import Scored, Selection, judge_selectors
 
-COSTS = ("train_seconds", "total_seconds", "parameters", "trainable_parameters", "peak_memory_mb")
+COSTS = ("train_seconds", "total_seconds", "latency_ms", "parameters", "trainable_parameters", "peak_memory_mb")
+_FROZEN = ("linear_probe", "knn", "quantized_probe")  # they search their settings themselves, on features
+_TOP = 3  # how many backbones a funnel takes, where it does not say
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Row:
     Args:
         name: how it is called: its values in a word each.
         values: what the runs vary, as key to value.
+        backbone: as the recipe names it.
+        strategy: the name of its strategy.
         seeds: of its runs.
         runs: their directories, from the leaderboard's folder.
         costs: each the largest over the runs, because only the first of them computes features that all share; None where
@@ -34,10 +41,16 @@ class Row:
         input_size: pixels of the images' shorter side as the network sees them; None where the run does not say.
         pretraining: what the backbone was pretrained on, from the shortlist; None for backbones that it does not have.
         imagenet_top1: its published ImageNet accuracy, 0 to 1, likewise.
+        trials: how many settings each run was chosen from, on validation; None where there was no search. Strategies on frozen
+            features search a grid of their own, which is not counted here.
+        tuned: what the searches chose, as key to the value of each run.
+        logme: of the training features, the mean over the runs that computed it.
     """
 
     name: str
     values: dict[str, Any]
+    backbone: str
+    strategy: str
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
     costs: dict[str, float | None]
@@ -45,6 +58,9 @@ class Row:
     input_size: int | None
     pretraining: str | None
     imagenet_top1: float | None
+    trials: int | None
+    tuned: dict[str, tuple[Any, ...]]
+    logme: float | None
 
 
 @dataclass(frozen=True)
@@ -56,12 +72,14 @@ class Table:
         rows: name to row.
         verdict: what can be said of them.
         warnings: what makes them less comparable than they look.
+        selection: how well cheap figures pick the backbone to fine-tune; None where fewer than two were fine-tuned.
     """
 
     data: str
     rows: dict[str, Row]
     verdict: Verdict
     warnings: tuple[str, ...]
+    selection: Selection | None
 
 
 @dataclass(frozen=True)
@@ -97,7 +115,9 @@ def build_leaderboard(root: Path, *, cheapest_by: str = "train_seconds") -> Lead
     sets: dict[str, list[RunEntry]] = {}
     for entry in entries.runs:
         sets.setdefault(entry.images, []).append(entry)
-    tables = [_table(found, root, cheapest_by) for found in sorted(sets.values(), key=len, reverse=True)]
+    funnel = read_object(root / "funnel.json") if (root / "funnel.json").is_file() else {}
+    top = int(funnel.get("finetune_top", _TOP))
+    tables = [_table(found, root, cheapest_by, top) for found in sorted(sets.values(), key=len, reverse=True)]
 
     def named(path: Path) -> str:
         return path.relative_to(root).as_posix()
@@ -151,20 +171,23 @@ def csv_lines(board: Leaderboard) -> list[dict[str, Any]]:
                     "input_size": row.input_size,
                     "pretraining": row.pretraining,
                     "imagenet_top1": row.imagenet_top1,
+                    "trials": row.trials,
+                    "logme": row.logme,
                 }
             )
     return lines
 
 
-def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str) -> Table:
+def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str, top: int) -> Table:
     groups: dict[str, list[RunEntry]] = {}
     for entry in entries:
         groups.setdefault(json.dumps(entry.values, sort_keys=True), []).append(entry)
     rows: dict[str, Row] = {}
     candidates = []
+    latencies = _latencies(entries)
     for found in groups.values():
         found.sort(key=lambda entry: (entry.seed, entry.path))
-        row = _row(found, root, taken=rows)
+        row = _row(found, root, latencies, taken=rows)
         rows[row.name] = row
         validation = [entry.validation_accuracy for entry in found]
         known = [value for value in validation if value is not None]
@@ -178,10 +201,10 @@ def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str) -> Table:
         )
     verdict = reach_verdict(candidates, cost=cheapest_by)
     source = entries[0].run.section("data").get("source")
-    return Table(str(source), rows, verdict, tuple(_warnings(entries, rows)))
+    return Table(str(source), rows, verdict, tuple(_warnings(entries, rows)), _selection(rows, verdict, top))
 
 
-def _row(found: Sequence[RunEntry], root: Path, taken: Mapping[str, Row]) -> Row:
+def _row(found: Sequence[RunEntry], root: Path, latencies: Mapping[str, float], taken: Mapping[str, Row]) -> Row:
     first = found[0]
     name = candidate(first.values) or first.path.name
     if name in taken:
@@ -190,14 +213,43 @@ def _row(found: Sequence[RunEntry], root: Path, taken: Mapping[str, Row]) -> Row
     return Row(
         name=name,
         values=first.values,
+        backbone=str(first.run.section("model").get("backbone")),
+        strategy=first.strategy,
         seeds=tuple(entry.seed for entry in found),
         runs=tuple(entry.path.relative_to(root).as_posix() for entry in found),
-        costs={cost: _largest([_cost(entry, cost) for entry in found]) for cost in COSTS},
+        costs={cost: _largest([_cost(entry, cost) for entry in found]) for cost in COSTS}
+        | {"latency_ms": latencies.get(_network(first))},
         majority_baseline=_largest([finite(entry.run.splits["test"].get("majority_baseline")) for entry in found]),
         input_size=_input_size(first),
         pretraining=listed.pretraining if listed else None,
         imagenet_top1=listed.imagenet_top1 / 100 if listed and listed.imagenet_top1 is not None else None,
+        trials=min((len(entry.tuning["trials"]) for entry in found if entry.tuning is not None), default=None),
+        tuned=_tuned(found),
+        logme=None if not (scores := [entry.logme for entry in found if entry.logme is not None]) else fmean(scores),
     )
+
+
+def _tuned(found: Sequence[RunEntry]) -> dict[str, tuple[Any, ...]]:
+    """Return what the searches chose, as key to the value of each run; empty where not every run had one."""
+    chosen = [entry.tuning["chosen"] for entry in found if entry.tuning is not None]
+    if len(chosen) < len(found):
+        return {}
+    return {key: tuple(one[key] for one in chosen) for key in chosen[0]}
+
+
+def _network(entry: RunEntry) -> str:
+    """Return what decides how fast a model is: its network, and whether it was quantized; not how it was trained."""
+    quantized = entry.strategy == "quantized_probe"
+    return json.dumps([entry.run.section("model"), quantized, entry.run.cost.get("device")], sort_keys=True)
+
+
+def _latencies(entries: Sequence[RunEntry]) -> dict[str, float]:
+    """Return the milliseconds of one image for each network that one of the runs has timed."""
+    found: dict[str, list[float]] = {}
+    for entry in entries:
+        if (latency := finite(entry.run.speed.get("latency_ms"))) is not None and entry.strategy != "knn":
+            found.setdefault(_network(entry), []).append(latency)
+    return {network: median(times) for network, times in found.items()}
 
 
 def _cost(entry: RunEntry, cost: str) -> float | None:
@@ -240,12 +292,61 @@ def _warnings(entries: Sequence[RunEntry], rows: Mapping[str, Row]) -> list[str]
     trained = {str(entry.run.environment.get("class_counts", {}).get("train")) for entry in entries}
     if len(trained) > 1:
         warnings.append("The candidates were trained on different numbers of images.")
-    rates = {_rate(entry) for entry in entries if entry.run.section("strategy").get("name") not in ("linear_probe", "knn")}
-    if len(rows) > 1 and len(rates) == 1:
+    fine_tuned = [entry for entry in entries if entry.strategy not in _FROZEN]
+    searches = {_search(entry) for entry in fine_tuned}
+    if len(searches) > 1:
+        warnings.append(
+            "The fine-tuned candidates were not given the same search: part of a difference may be how well each was tuned."
+        )
+    if len(rows) > 1 and searches == {""} and len({_rate(entry) for entry in fine_tuned}) == 1:
         warnings.append(
             "Every fine-tuned candidate had the same learning rate (untuned): part of a difference may be whom that rate suits."
         )
     return warnings
+
+
+def _search(entry: RunEntry) -> str:
+    """Return what search a run was given, as text; empty where there was none."""
+    tuning = entry.tuning
+    return "" if tuning is None else json.dumps([len(tuning["trials"]), tuning.get("space")], sort_keys=True)
+
+
+def _selection(rows: Mapping[str, Row], verdict: Verdict, top: int) -> Selection | None:
+    """Return how well cheap figures pick the backbone to fine-tune, on the training set where most were fine-tuned."""
+    standings = {standing.name: standing for standing in verdict.standings}
+    sets: dict[str, dict[str, list[Row]]] = {}
+    for row in rows.values():
+        model = json.dumps({key: value for key, value in row.values.items() if key.startswith("model.")}, sort_keys=True)
+        data = json.dumps({key: value for key, value in row.values.items() if key.startswith("data.")}, sort_keys=True)
+        sets.setdefault(data, {}).setdefault(model, []).append(row)
+    best: Selection | None = None
+    for models in sets.values():
+        found = [scored for of_one in models.values() if (scored := _scored(of_one, standings)) is not None]
+        selection = judge_selectors(found, known=len(models), top=top)
+        if selection is not None and (best is None or selection.fine_tuned > best.fine_tuned):
+            best = selection
+    return best
+
+
+def _scored(rows: Sequence[Row], standings: Mapping[str, Standing]) -> Scored | None:
+    """Return a backbone's cheap figures and what it reached when it was fine-tuned; None where it was not."""
+
+    def validation(row: Row) -> float:
+        found = standings[row.name].validation_accuracy
+        return -1.0 if found is None else found
+
+    tuned = [row for row in rows if row.strategy not in _FROZEN]
+    if not tuned:
+        return None
+    chosen = max(tuned, key=validation)
+    scores = {f"{row.strategy} on validation": validation(row) for row in rows if row.strategy in ("linear_probe", "knn")}
+    if logme := [row.logme for row in rows if row.logme is not None]:
+        scores["LogME"] = logme[0]
+    if chosen.imagenet_top1 is not None:
+        scores["ImageNet accuracy"] = chosen.imagenet_top1
+    if (parameters := chosen.costs["parameters"]) is not None:
+        scores["parameters (more)"] = parameters
+    return Scored(in_a_word(chosen.backbone), standings[chosen.name].accuracy, scores)
 
 
 def _rate(entry: RunEntry) -> Any:

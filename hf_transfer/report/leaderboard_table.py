@@ -8,8 +8,9 @@ from .formats import NOTHING, count, duration, interval, number
 from .leaderboard import Leaderboard, Table
 from .markdown import escape, table
 from .redaction import public_text
+from .selection import Selection
 
-_HEADER = [
+_COLUMNS = [
     "Candidate",
     "Seeds",
     "Accuracy",
@@ -21,19 +22,25 @@ _HEADER = [
     "p",
     "Tied",
     "Training",
+    "Latency",
     "Parameters",
     "Trained",
+    "Trials",
     "ImageNet",
 ]
+_WHERE_KNOWN = {"Latency", "Trials", "ImageNet"}  # left out where no row has one
+_SELECTORS = ["Picked by", "Backbones", "Kendall's tau", "First", "Regret"]
 
 
 def leaderboard_text(board: Leaderboard) -> str:
     """Return the tables and verdicts for a terminal."""
     parts = []
     for found in board.tables:
-        parts.append(_aligned([_HEADER, *_lines(found)]))
-        parts.append(_facts(found))
+        parts.append(_aligned(columns(found)))
+        parts.append(facts(found))
         parts.append("\n".join([found.verdict.words, *found.verdict.notes, *(f"Mind: {said}" for said in found.warnings)]))
+        if found.selection is not None:
+            parts += [_aligned(selectors(found.selection)), selection_words(found.selection)]
     parts += _rest(board)
     return "\n\n".join(parts)
 
@@ -45,10 +52,11 @@ def leaderboard_markdown(board: Leaderboard, description: str = "") -> str:
         if len(board.tables) > 1:
             parts.append(f"## {escape(public_text(found.data))}")
         parts.append(f"**{escape(found.verdict.words)}**")
-        parts.append(table([*map(escape, _HEADER)], [[escape(cell) for cell in line] for line in _lines(found)]))
-        parts.append(escape(_facts(found)))
+        parts += [_markdown(columns(found)), escape(facts(found))]
         said = [*found.verdict.notes, *found.warnings]
         parts.append("\n".join(f"- {escape(note)}" for note in said))
+        if found.selection is not None:
+            parts += [_markdown(selectors(found.selection)), escape(selection_words(found.selection))]
     parts += [escape(said) for said in _rest(board)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -61,6 +69,45 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
         shown.append("  ".join(cells).rstrip())
     return "\n".join(shown)
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    header, *rows = [[escape(cell) for cell in line] for line in lines]
+    return table(header, rows)
+
+
+def columns(found: Table) -> list[list[str]]:
+    """Return the table as text: its header, and a line for each candidate; columns that no candidate fills are left out."""
+    lines = [_COLUMNS, *_lines(found)]
+    shown = [
+        place
+        for place, title in enumerate(_COLUMNS)
+        if title not in _WHERE_KNOWN or any(line[place] != NOTHING for line in lines[1:])
+    ]
+    return [[line[place] for place in shown] for line in lines]
+
+
+def selectors(selection: Selection) -> list[list[str]]:
+    """Return what picks a backbone how well, as text: a header and lines."""
+    lines = [[*_SELECTORS, f"Regret of {selection.top}"]]
+    for found in selection.selectors:
+        regrets = [f"{100 * regret:.1f} points" for regret in (found.regret, found.regret_of_top)]
+        lines.append([found.name, str(found.backbones), number(found.tau, 2), found.pick, *regrets])
+    return lines
+
+
+def selection_words(selection: Selection) -> str:
+    """Return how to read that table."""
+    words = (
+        "What would have picked the backbone to fine-tune. Regret: by how much the best of the fine-tuned is better than the "
+        f"one picked first, or than the best of the {selection.top} picked first, in test accuracy."
+    )
+    if selection.known > selection.fine_tuned:
+        words += (
+            f" Only {selection.fine_tuned} of {selection.known} backbones were fine-tuned: what the others would have reached "
+            "is not known."
+        )
+    return words
 
 
 def _lines(found: Table) -> list[list[str]]:
@@ -82,15 +129,22 @@ def _lines(found: Table) -> list[list[str]]:
                 NOTHING if beside is None else "< 0.001" if beside.p_adjusted < 0.001 else number(beside.p_adjusted, 3),
                 "yes" if standing.tied else "no",
                 duration(row.costs.get("train_seconds")),
+                _milliseconds(row.costs.get("latency_ms")),
                 count(row.costs.get("parameters")),
                 count(row.costs.get("trainable_parameters")),
+                NOTHING if row.trials is None else str(row.trials),
                 number(row.imagenet_top1),
             ]
         )
     return lines
 
 
-def _facts(found: Table) -> str:
+def _milliseconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f} ms"
+
+
+def facts(found: Table) -> str:
+    """Return what the table rests on, in a sentence or two."""
     baselines = {row.majority_baseline for row in found.rows.values()}
     baseline = f"; always answering the most frequent class gives {number(baselines.pop())}" if len(baselines) == 1 else ""
     groups = f" in {count(found.verdict.groups)} groups" if found.verdict.groups else ""

@@ -15,6 +15,7 @@ from ..errors import RunDirectoryError, UserError
 from ..evaluation.predictions import Predictions
 from ..recipe.words import SEED
 from ..run_directory import MACHINE, REMARKS, RunDirectory, flat
+from .formats import finite
 from .saved_run import SavedRun, read_object
 
 # What tells runs apart, in this order; other keys only where these do not.
@@ -36,6 +37,8 @@ class RunEntry:
         correct: bool [n], in the order of `images`.
         images: digest of the ids and labels of its test images; runs of one digest were tested on the same.
         validation_accuracy: None where no validation split was scored.
+        tuning: the search before the run, as tuning.json tells it; None where there was none.
+        logme: LogME of its training features; None where none was computed.
     """
 
     path: Path
@@ -45,6 +48,13 @@ class RunEntry:
     correct: np.ndarray
     images: str
     validation_accuracy: float | None
+    tuning: dict[str, Any] | None
+    logme: float | None
+
+    @property
+    def strategy(self) -> str:
+        """The name of its strategy."""
+        return str(self.run.section("strategy").get("name", "full"))
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,13 @@ def _entry(path: Path, run: SavedRun, predictions: Predictions, values: dict[str
         correct=(predictions.predicted == predictions.labels)[order],
         images=hashlib.sha256(json.dumps(named).encode()).hexdigest(),
         validation_accuracy=None if validation is None else float(validation),
+        tuning=_object(path / "tuning.json"),
+        logme=finite((_object(path / "probe.json") or {}).get("logme")),
     )
+
+
+def _object(path: Path) -> dict[str, Any] | None:
+    return read_object(path) if path.is_file() else None
 
 
 def _values(root: Path, runs: Sequence[tuple[Path, SavedRun]]) -> dict[Path, dict[str, Any]]:

@@ -58,6 +58,15 @@ def test_hidden_head__is_saved_as_our_model_type(recipe, tmp_path):
     assert "hf_transfer.register()" in card
 
 
+def test_speed__is_that_of_the_saved_model(recipe, tmp_path):
+    assert main(["run", recipe(strategy="linear_probe", evaluation={"speed": True})]) == 0
+    metrics = read_metrics(tmp_path / "run")
+    speed = metrics["speed"]
+    assert 0 < speed["latency_ms"] <= speed["latency_p95_ms"] and speed["precision"] == "fp32"
+    assert speed["parameters"] == metrics["cost"]["parameters"]
+    assert "Latency of one image, median" in (tmp_path / "run" / "README.md").read_text()
+
+
 def test_torchvision_model__through_the_whole_way(recipe, tmp_path):
     model = {"backbone": "torchvision:mobilenet_v3_small", "pretrained": False, "head": {"replace": "last"}}
     data = {"max_train_samples": 20, "max_validation_samples": 10, "max_test_samples": 10}

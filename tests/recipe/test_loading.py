@@ -555,7 +555,6 @@ def test_parse_recipe__what_belongs_to_an_evaluation():
     assert problems_of(recipe(evaluation=section)) == [
         f"evaluation.tta: {where}",
         f"evaluation.corruptions: {where}",
-        f"evaluation.speed: {where}",
         "evaluation.label_map: belongs to mode 'evaluate'; a new head has the data set's classes",
     ]
     assert problems_of(recipe(mode="evaluate", evaluation=section)) == [
@@ -568,8 +567,9 @@ def test_parse_recipe__what_belongs_to_training():
     assert problems_of(recipe(mode="evaluate", evaluation={"calibrate": True})) == [
         "evaluation.calibrate: changes a model that is trained; leave it out"
     ]
-    assert problems_of(recipe(strategy="knn", evaluation={"calibrate": True})) == [
-        "evaluation.calibrate: strategy 'knn' saves no model; leave it out"
+    assert problems_of(recipe(strategy="knn", evaluation={"calibrate": True, "speed": True})) == [
+        "evaluation.calibrate: strategy 'knn' saves no model; leave it out",
+        "evaluation.speed: strategy 'knn' saves no model; leave it out",
     ]
 
 

@@ -163,3 +163,76 @@ def test_build_leaderboard__published_imagenet_accuracy_is_a_share_as_the_others
     (row,) = table.rows.values()
     assert row.imagenet_top1 == listed.imagenet_top1 / 100
     assert row.pretraining == listed.pretraining
+
+
+def _add(run, name, content):
+    """Write a JSON file of a run, or add to the one that is there."""
+    there = json.loads((run / name).read_text()) if (run / name).exists() else {}
+    (run / name).write_text(json.dumps(there | content))
+
+
+def test_build_leaderboard__a_network_that_was_timed_once_is_timed_for_all_its_rows(write_run, tmp_path):
+    probe = write_run("probe", 0.8, strategy="linear_probe")
+    write_run("tuned", 0.9, strategy="full")
+    write_run("bytes", 0.9, strategy="quantized_probe")
+    write_run("other", 0.9, strategy="full", backbone="timm:resnet50")
+    _add(probe, "metrics.json", {"speed": {"latency_ms": 7.5}})
+    (table,) = build_leaderboard(tmp_path / "study").tables
+    assert {row.strategy: row.costs["latency_ms"] for row in table.rows.values() if row.backbone == "timm:resnet18"} == {
+        "linear_probe": 7.5,
+        "full": 7.5,
+        "quantized_probe": None,
+    }
+    assert "7.5 ms" in leaderboard_text(build_leaderboard(tmp_path / "study"))
+    assert build_leaderboard(tmp_path / "study", cheapest_by="latency_ms").tables[0].verdict.cost == "latency_ms"
+
+
+def test_build_leaderboard__a_search_is_shown_and_an_unequal_one_is_said(write_run, tmp_path):
+    runs = [write_run(f"a{seed}", 0.9, seed=seed, backbone="timm:resnet50") for seed in range(2)]
+    for rate, run in zip((0.1, 0.3), runs, strict=True):
+        trials = [{"number": number} for number in range(4)]
+        _add(run, "tuning.json", {"trials": trials, "chosen": {"training.learning_rate": rate}, "space": {}})
+    write_run("b", 0.9)
+    board = build_leaderboard(tmp_path / "study")
+    (table,) = board.tables
+    assert (table.rows["resnet50"].trials, table.rows["resnet18"].trials) == (4, None)
+    assert table.rows["resnet50"].tuned == {"training.learning_rate": (0.1, 0.3)}
+    assert table.warnings[-1] == (
+        "The fine-tuned candidates were not given the same search: part of a difference may be how well each was tuned."
+    )
+    assert "Trials" in leaderboard_markdown(board)
+
+
+def test_build_leaderboard__what_would_have_picked_the_backbone(write_run, tmp_path):
+    """Probe: a > b > c > d; fine-tuned: b best; LogME has it right; d was not fine-tuned."""
+    probes = {"a": 0.8, "bb": 0.75, "ccc": 0.7, "dddd": 0.6}
+    tuned = {"a": 0.85, "bb": 0.95, "ccc": 0.7}
+    for place, (name, accuracy) in enumerate(probes.items()):
+        run = write_run(f"{name}-probe", accuracy, strategy="linear_probe", backbone=f"timm:{name}")
+        _add(run, "probe.json", {"logme": [0.1, 0.3, 0.0, -0.2][place]})
+    for name, accuracy in tuned.items():
+        write_run(f"{name}-full", accuracy, backbone=f"timm:{name}")
+        write_run(f"{name}-worse", accuracy - 0.2, backbone=f"timm:{name}", strategy="partial")
+    (tmp_path / "study/funnel.json").write_text(json.dumps({"finetune_top": 2}))
+    board = build_leaderboard(tmp_path / "study")
+    (table,) = board.tables
+    selection = table.selection
+    assert (selection.top, selection.fine_tuned, selection.known) == (2, 3, 4)
+    found = {selector.name: selector for selector in selection.selectors}
+    accuracy = {standing.name: standing.accuracy for standing in table.verdict.standings}
+    lost = accuracy["bb full"] - accuracy["a full"]
+    probe, logme = found["linear_probe on validation"], found["LogME"]
+    assert (probe.pick, probe.regret, probe.regret_of_top) == ("a", pytest.approx(lost), 0.0)
+    assert probe.tau == pytest.approx(1 / 3)  # of three pairs two agree
+    assert (logme.pick, logme.regret, logme.tau) == ("bb", 0.0, pytest.approx(1.0))
+    assert found["parameters (more)"].tau is None  # the same for all
+    assert "ImageNet accuracy" not in found
+    assert "Only 3 of 4 backbones were fine-tuned" in leaderboard_text(board)
+    assert f"{100 * lost:.1f} points" in leaderboard_markdown(board)
+
+
+def test_build_leaderboard__no_selection_without_two_fine_tuned_backbones(write_run, tmp_path):
+    write_run("a", 0.8, strategy="linear_probe", backbone="timm:a")
+    write_run("b", 0.8, strategy="linear_probe", backbone="timm:b")
+    write_run("c", 0.8, backbone="timm:a")
+    assert build_leaderboard(tmp_path / "study").tables[0].selection is None
