@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import UserError, require
-from .predict import MODEL_HELP
+from .predict import MODEL_HELP, REVISION_HELP
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -14,6 +14,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "demo", help="a web page that classifies images", description="Serve a page that classifies an image, on this machine."
     )
     demo.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    demo.add_argument("--revision", metavar="REV", help=REVISION_HELP)
     demo.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default 127.0.0.1: this machine)"
     )
@@ -36,7 +37,7 @@ def _demo(options: argparse.Namespace) -> int:
     if space:
         check_space(space)
     device = choose_device(options.device)
-    backbone = load_model(options.model)
+    backbone = load_model(options.model, options.revision)
     what = about(options.model, model_class_names(backbone.model.config))
     if space:
         export_space(backbone, what, space, top_k=options.top_k)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..run_directory import RunDirectory
 from .predict import MODEL_HELP, REVISION_HELP
+from .printing import tell_the_card
 
 if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
@@ -100,7 +101,8 @@ def _explain_run(options: argparse.Namespace) -> int:
     if output == run.plots and run.is_finished:
         from ..report.html_report import write_report
 
-        write_report(run.root)  # which shows the picture
+        write_report(run.root)  # which shows the picture, as the card does
+        tell_the_card(run.root)
     for name in gone:
         print(f"cannot read {name}", file=sys.stderr)
     _report(rows, options.json, f"{len(rows)} images in {output / PICTURE}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .predict import MODEL_HELP
+from .predict import MODEL_HELP, REVISION_HELP
 from .printing import tell_the_card
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "images, and time them. Exit status 1 when they differ; nothing is kept then.",
     )
     export.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    export.add_argument("--revision", metavar="REV", help=REVISION_HELP)
     export.add_argument(
         "--format", default="onnx", metavar="NAMES", help="onnx, torch_export, or both with a comma (default onnx)"
     )
@@ -58,6 +59,7 @@ def _export(options: argparse.Namespace) -> int:
     run = expanded(options.model)
     is_run = all((run / file).is_file() for file in ("recipe.json", "model/config.json"))
     name = Path(options.model.replace(":", "-")).name
+    at = f"@{options.revision}" if options.revision else ""
     output = expanded(options.output) if options.output else run / "export" if is_run else Path(f"export-{name}")
     if not options.images and not is_run:
         raise UserError(f"export: {options.model} is no run directory with images of its own; give some with --images PLACE")
@@ -67,13 +69,13 @@ def _export(options: argparse.Namespace) -> int:
     from ..training.hardware import keep_freed_memory
 
     check_output(output, overwrite=options.overwrite)
-    backbone = load_model(options.model)
+    backbone = load_model(options.model, options.revision)
     images = _places(options.images) if options.images else _held_out(run)
     keep_freed_memory()
     report = export_model(
         backbone,
         output,
-        name=run.resolve().name if is_run else options.model,
+        name=run.resolve().name if is_run else f"{options.model}{at}",
         images=images,
         formats=formats,
         opset=DEFAULT_OPSET if options.opset is None else options.opset,

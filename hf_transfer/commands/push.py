@@ -1,4 +1,4 @@
-"""`hf-transfer push`: publish a finished run on the Hub."""
+"""`hf-transfer push`: publish a finished run, or the leaderboard of a study, on the Hub."""
 
 from __future__ import annotations
 
@@ -22,12 +22,20 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Add `push` to the command line."""
     push = commands.add_parser(
         "push",
-        help="publish a finished run on the Hub",
-        description="Publish the model of a finished run on the Hub, with its card, recipe, metrics and plots, in one commit. "
-        "What is there already is not sent again. Exit status 1 where the same command may succeed later.",
+        help="publish a finished run or a study on the Hub",
+        description="Publish the model of a finished run on the Hub, with its card, recipe, metrics and plots, in one commit; "
+        "or the leaderboard of a study, as a dataset repository whose card links the models. What is there already is not sent "
+        "again. Exit status 1 where the same command may succeed later.",
     )
-    push.add_argument("run", metavar="RUN", help="the directory of a finished run")
-    push.add_argument("--repo-id", metavar="OWNER/NAME", help="by default the recipe's, or NAME-OF-THE-RUN under your own name")
+    push.add_argument("run", metavar="RUN", help="the directory of a finished run; or the folder of a study, or of any runs")
+    push.add_argument(
+        "--repo-id", metavar="OWNER/NAME", help="by default the recipe's, or NAME-OF-THE-FOLDER under your own name"
+    )
+    push.add_argument(
+        "--with-models",
+        action="store_true",
+        help="of a study: first push each model that is on the Hub nowhere yet, to OWNER/STUDY-RUN",
+    )
     where = push.add_mutually_exclusive_group()
     where.add_argument("--revision", metavar="BRANCH", help="branch to push to, made if need be (default main)")
     where.add_argument("--create-pr", action="store_true", help="open a pull request on main instead")
@@ -46,8 +54,23 @@ def _push(options: argparse.Namespace) -> int:
     from ..connection import go_offline_if_unreachable
 
     go_offline_if_unreachable()  # before anything imports the Hub's client
-    from ..deploy.hub import HubError, check_publishable, destination_of, draw_maps, push_run
+    from ..deploy.hub import HubError
+    from ..deploy.leaderboard_push import holds_runs
 
+    try:
+        return _push_study(run.root, options) if holds_runs(run.root) else _push_run(run, options)
+    except HubError as error:
+        if not error.temporary:
+            raise
+        print(f"error: {without_tokens(str(error))}", file=sys.stderr)
+        return 1
+
+
+def _push_run(run: RunDirectory, options: argparse.Namespace) -> int:
+    from ..deploy.hub import check_publishable, destination_of, illustrate, push_run
+
+    if options.with_models:
+        raise UserError("push: --with-models publishes the models of a study; RUN is a run, whose model is published anyway")
     check_publishable(run)
     chosen = destination_of(_hub_section(run.recipe))
     destination = replace(
@@ -58,24 +81,29 @@ def _push(options: argparse.Namespace) -> int:
         create_pr=options.create_pr or (options.revision is None and chosen.create_pr),
         images=chosen.images and not options.without_images,
     )
-    if destination.images and draw_maps(run):
-        from ..report.html_report import write_report
-        from ..report.model_card import refresh_model_card
-
-        write_report(run.root)
-        refresh_model_card(run.root)
-    try:
-        published = push_run(run, destination)
-    except HubError as error:
-        if not error.temporary:
-            raise
-        print(f"error: {without_tokens(str(error))}", file=sys.stderr)
-        return 1
-    if options.json:
-        print(json.dumps(asdict(published), indent=2))
-    else:
-        print(published_text(published))
+    if destination.images:
+        illustrate(run)
+    published = push_run(run, destination)
+    print(json.dumps(asdict(published), indent=2) if options.json else published_text(published))
     return 0
+
+
+def _push_study(root: Path, options: argparse.Namespace) -> int:
+    from ..deploy.hub import Destination
+    from ..deploy.leaderboard_push import push_leaderboard
+
+    destination = Destination(
+        options.repo_id,
+        private=not options.public,
+        revision=options.revision,
+        create_pr=options.create_pr,
+        images=not options.without_images,
+    )
+    published, failed = push_leaderboard(root, destination, with_models=options.with_models)
+    print(json.dumps(asdict(published) | {"failed": failed}, indent=2) if options.json else published_text(published))
+    for run, reason in failed.items():
+        print(f"error: {run}: {without_tokens(reason)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _hub_section(recipe: Path) -> Hub:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..deploy.destination import expanded
 from ..errors import UserError
-from .predict import MODEL_HELP
+from .predict import MODEL_HELP, REVISION_HELP
 from .printing import tell_the_card
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "model is scored on the run's test images and compared with the float model by a paired test.",
     )
     quantize.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    quantize.add_argument("--revision", metavar="REV", help=REVISION_HELP)
     quantize.add_argument(
         "--mode",
         choices=["static", "dynamic"],
@@ -64,7 +65,7 @@ def _quantize(options: argparse.Namespace) -> int:
     from ..run_directory import RunDirectory
 
     check_output(output, overwrite=options.overwrite)
-    backbone = load_model(options.model)
+    backbone = load_model(options.model, options.revision)
     mode = options.mode or natural_mode(backbone)
     count = options.calibration_images or CALIBRATION_IMAGES
     if mode == "dynamic" and options.calibration_images:
@@ -87,7 +88,8 @@ def _quantize(options: argparse.Namespace) -> int:
         )
         tell_the_card(root)
     else:
-        report = quantize_other(options.model, backbone, output, mode=mode, images=images, seconds=options.seconds)
+        name = f"{options.model}@{options.revision}" if options.revision else options.model
+        report = quantize_other(name, backbone, output, mode=mode, images=images, seconds=options.seconds)
     for name, reason in images.unreadable.items() if images else ():
         print(f"left out {name}: {reason}", file=sys.stderr)
     print(json.dumps(report, indent=2) if options.json else _summary(report, output))

@@ -14,10 +14,10 @@ import re
 import shlex
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..access_tokens import holds_token, without_tokens
 from ..connection import go_offline_if_unreachable, limit_waiting
@@ -32,12 +32,14 @@ from ..report.saved_run import SavedRun, read_object
 from ..run_directory import RunDirectory, write_json
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelInfo
+    from huggingface_hub import DatasetInfo, ModelInfo
 
     from ..recipe.schema import Hub
 
 Content = Mapping[str, Path | bytes]
 """The files of a repository: path in it to a file here, or to what it holds."""
+
+RepoType = Literal["model", "dataset"]
 
 LAST_CHECKPOINT = "last-checkpoint"
 """Where the Trainer looks for what to resume from."""
@@ -133,7 +135,7 @@ def push_run(run: RunDirectory, destination: Destination, *, replaced: Stated | 
     with reaching_the_hub(run, destination):
         repo_id = repository_id(run.root, destination)
     content = run_content(run, _card(run, repo_id, destination), images=destination.images)
-    _refuse_tokens(run, content)
+    refuse_tokens(run.root, content)
     saved = SavedRun.read(run.root)
     split = saved.headline_split
     scores = {} if split is None else saved.splits[split]
@@ -149,8 +151,13 @@ def push_run(run: RunDirectory, destination: Destination, *, replaced: Stated | 
                 file=sys.stderr,
             )
         published = repository.commit(head, content, f"{run.root.resolve().name}{figure}")
-    write_json(run.published, {name: value for name, value in asdict(published).items() if name != "changed"})
+    note_published(run, published)
     return published
+
+
+def note_published(run: RunDirectory, published: Published) -> None:
+    """Write down in hub.json where something is on the Hub."""
+    write_json(run.published, {name: value for name, value in asdict(published).items() if name != "changed"})
 
 
 def check_publishable(run: RunDirectory) -> None:
@@ -185,6 +192,16 @@ def draw_maps(run: RunDirectory) -> bool:
         print(f"the card will not show where the model looks: {said}", file=sys.stderr)
         return False
     return True
+
+
+def illustrate(run: RunDirectory) -> None:
+    """Have card and report of a finished run show where the model looks, where that has not been drawn."""
+    if draw_maps(run):
+        from ..report.html_report import write_report
+        from ..report.model_card import refresh_model_card
+
+        write_report(run.root)
+        refresh_model_card(run.root)
 
 
 def run_content(run: RunDirectory, card: str, *, images: bool = True) -> dict[str, Path | bytes]:
@@ -239,27 +256,37 @@ def _card(run: RunDirectory, repo_id: str, destination: Destination) -> str:
         if '"model"' in there:
             print("its instructions load the run's folder 'model', not the repository", file=sys.stderr)
         card = there
-    problems = check_metadata(card)
-    if problems:
-        raise UserError(
-            f"push: the Hub would refuse the metadata of {run.card}; nothing was pushed:\n"
-            + "\n".join(f"  - {problem}" for problem in problems)
-        )
+    refuse_metadata(run.card, check_metadata(card))
     return card
 
 
-def _refuse_tokens(run: RunDirectory, content: Content) -> None:
-    """Stop where a text that is about to be published holds an access token."""
+def refuse_metadata(card: Path, problems: Sequence[str]) -> None:
+    """Stop where there are problems with the metadata of a card.
+
+    Raises:
+        UserError: listing them.
+    """
+    if problems:
+        raise UserError(
+            f"push: the Hub would refuse the metadata of {card}; nothing was pushed:\n"
+            + "\n".join(f"  - {problem}" for problem in problems)
+        )
+
+
+def refuse_tokens(root: Path, content: Content) -> None:
+    """Stop where a text that is about to be published holds an access token.
+
+    Raises:
+        UserError: naming the files.
+    """
     found = []
     for name, source in content.items():
-        if name.endswith((".md", ".json", ".csv", ".txt")):
+        if name.endswith((".md", ".json", ".csv", ".txt", ".html")):
             text = source if isinstance(source, bytes) else source.read_bytes()
             if holds_token(text.decode("utf-8", "replace")):
                 found.append(name)
     if found:
-        raise UserError(
-            f"push: {listed(found)} of {run.root} would publish an access token; nothing was pushed. Remove it first."
-        )
+        raise UserError(f"push: {listed(found)} of {root} would publish an access token; nothing was pushed. Remove it first.")
 
 
 @dataclass(frozen=True)
@@ -283,14 +310,16 @@ class Repository:
     Args:
         repo_id: OWNER/NAME.
         destination: branch and manner of its commits.
+        repo_type: what it holds.
     """
 
-    def __init__(self, repo_id: str, destination: Destination) -> None:
+    def __init__(self, repo_id: str, destination: Destination, repo_type: RepoType = "model") -> None:
         self.repo_id = repo_id
         self.destination = destination
+        self.repo_type = repo_type
 
     @classmethod
-    def open(cls, repo_id: str, destination: Destination) -> Repository:
+    def open(cls, repo_id: str, destination: Destination, repo_type: RepoType = "model") -> Repository:
         """Make the repository and the branch if need be, and look at what is there.
 
         Raises:
@@ -299,26 +328,38 @@ class Repository:
         from huggingface_hub import HfApi
 
         api = HfApi()
-        api.create_repo(repo_id, private=destination.private, exist_ok=True)
-        if destination.private and not api.model_info(repo_id).private:
-            raise UserError(_is_public(repo_id))
+        api.create_repo(repo_id, private=destination.private, exist_ok=True, repo_type=repo_type)
+        if destination.private and not api.repo_info(repo_id, repo_type=repo_type).private:
+            raise UserError(_is_public(repo_id, repo_type))
         if destination.revision is not None and not destination.revision.startswith("refs/"):
-            api.create_branch(repo_id, branch=destination.revision, exist_ok=True)
-        return cls(repo_id, destination)
+            api.create_branch(repo_id, branch=destination.revision, exist_ok=True, repo_type=repo_type)
+        return cls(repo_id, destination, repo_type)
 
-    def look(self) -> ModelInfo:
+    def look(self) -> ModelInfo | DatasetInfo:
         """Return what the branch is at."""
         from huggingface_hub import HfApi
 
-        return HfApi().model_info(self.repo_id, revision=self.destination.revision)
+        api, branch = HfApi(), self.destination.revision
+        if self.repo_type == "dataset":
+            return api.dataset_info(self.repo_id, revision=branch)
+        return api.model_info(self.repo_id, revision=branch)
 
-    def stated(self, head: ModelInfo) -> Stated | None:
-        """Return what its card says of the model that is there, None where it says nothing; tell of a card of other hands."""
-        from huggingface_hub import ModelCard, hf_hub_download
+    def card(self, head: ModelInfo | DatasetInfo) -> str | None:
+        """Return the card that is there, None where there is none."""
+        from huggingface_hub import hf_hub_download
 
         if not any(file.rfilename == "README.md" for file in head.siblings or ()):
             return None
-        text = Path(hf_hub_download(self.repo_id, "README.md", revision=head.sha)).read_text(encoding="utf-8", errors="replace")
+        found = hf_hub_download(self.repo_id, "README.md", revision=head.sha, repo_type=self.repo_type)
+        return Path(found).read_text(encoding="utf-8", errors="replace")
+
+    def stated(self, head: ModelInfo | DatasetInfo) -> Stated | None:
+        """Return what its card says of the model that is there, None where it says nothing; tell of a card of other hands."""
+        from huggingface_hub import ModelCard
+
+        text = self.card(head)
+        if text is None:
+            return None
         if not is_unedited(text):
             print(f"the card of {self.repo_id} was written by other hands; it stays at revision {head.sha}", file=sys.stderr)
         try:
@@ -332,13 +373,33 @@ class Repository:
         where = f"the {stated[0].dataset_split or 'unnamed'} split of {stated[0].dataset_name}"
         return Stated(stated[0].metric_value, where, str(head.sha))
 
-    def commit(self, head: ModelInfo, content: Content, message: str) -> Published:
-        """Bring the branch from where it was seen to this content in one commit; files that no push writes stay."""
+    def commit(
+        self,
+        head: ModelInfo | DatasetInfo,
+        content: Content,
+        message: str,
+        *,
+        is_stale: Callable[[str, Content], bool] | None = None,
+    ) -> Published:
+        """Bring the branch from where it was seen to this content in one commit; files that no push writes stay.
+
+        Args:
+            head: what the branch was at.
+            content: what is published.
+            message: the commit's.
+            is_stale: whether a file that is there would be taken for a part of this content, and is none; by default, of a
+                model's.
+        """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         api, branch = HfApi(), self.destination.revision
-        stale = [file.rfilename for file in head.siblings or () if _is_stale(file.rfilename, content)]
-        manner: dict[str, Any] = {"revision": branch, "create_pr": self.destination.create_pr, "num_threads": 1}
+        stale = [file.rfilename for file in head.siblings or () if (is_stale or _is_stale)(file.rfilename, content)]
+        manner: dict[str, Any] = {
+            "repo_type": self.repo_type,
+            "revision": branch,
+            "create_pr": self.destination.create_pr,
+            "num_threads": 1,
+        }
         with contextlib.ExitStack() as files:
             # Open files go by HTTP, whose waiting has an end. By their paths they would go by xet, which waits for ever for an
             # answer that does not come (hf_xet 1.8, more than ten minutes).
@@ -425,10 +486,11 @@ def repository_name(run: Path) -> str:
     return name.removesuffix(".git").strip("-._")
 
 
-def _is_public(repo_id: str) -> str:
+def _is_public(repo_id: str, repo_type: RepoType = "model") -> str:
+    key = " (hub.private: false)" if repo_type == "model" else ""
     return (
-        f"push: {repo_id} is public, and a private repository was asked for; nothing was pushed. To publish there say --public "
-        "(hub.private: false), else choose another --repo-id"
+        f"push: {repo_id} is public, and a private repository was asked for; nothing was pushed. To publish there say "
+        f"--public{key}, else choose another --repo-id"
     )
 
 
@@ -452,8 +514,17 @@ def check_access(run: Path, destination: Destination) -> str | None:
 
 
 @contextlib.contextmanager
-def reaching_the_hub(run: RunDirectory, destination: Destination) -> Iterator[None]:
-    """Turn whatever goes wrong with the Hub inside the block into a `HubError` that says what to do."""
+def reaching_the_hub(
+    run: RunDirectory, destination: Destination, *, what: str = "the run", more: Sequence[str] = ()
+) -> Iterator[None]:
+    """Turn whatever goes wrong with the Hub inside the block into a `HubError` that says what to do.
+
+    Args:
+        run: what is pushed.
+        destination: where to.
+        what: what nothing is lost of.
+        more: further options of the command that pushes later.
+    """
     go_offline_if_unreachable()
     limit_waiting()
     try:
@@ -463,8 +534,8 @@ def reaching_the_hub(run: RunDirectory, destination: Destination) -> Iterator[No
     except Exception as error:  # the client raises many kinds, some of them those of libraries below it
         failure = _failure(error)
         raise HubError(
-            f"{run.root} could not be pushed: {_reason(failure, destination)}. Nothing of the run is lost; push it later with: "
-            f"{push_command(run, destination)}",
+            f"{run.root} could not be pushed: {_reason(failure, destination)}. Nothing of {what} is lost; push it later with: "
+            f"{push_command(run, destination, more)}",
             temporary=failure.kind in _LATER,
         ) from error
 
@@ -473,15 +544,15 @@ def _failure(error: Exception) -> HubFailure:
     return hub_failure(error) or HubFailure("other", without_tokens(f"{type(error).__name__}: {error}"))
 
 
-def push_command(run: RunDirectory, destination: Destination) -> str:
-    """Return the command that pushes a run."""
+def push_command(run: RunDirectory, destination: Destination, more: Sequence[str] = ()) -> str:
+    """Return the command that pushes a run; `more` are further options of it."""
     words = ["hf-transfer", "push", str(run.root)]
     words += ["--repo-id", destination.repo_id] if destination.repo_id else []
     words += ["--revision", destination.revision] if destination.revision else []
     words += ["--create-pr"] if destination.create_pr else []
     words += [] if destination.private else ["--public"]
     words += [] if destination.images else ["--without-images"]
-    return shlex.join(words)
+    return shlex.join([*words, *more])
 
 
 def _reason(failure: HubFailure, destination: Destination) -> str:

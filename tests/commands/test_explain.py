@@ -192,6 +192,22 @@ def test_explain__a_run(run, capsys):
     assert (run / "plots/explanations.png").read_bytes() == first
 
 
+def test_explain__the_card_of_a_finished_run_shows_it(run, capsys):
+    from hf_transfer.report.model_card import write_model_card
+
+    (run / "metrics.json").write_text(json.dumps({"test": {"accuracy": 2 / 3, "n": 9}}))
+    write_model_card(run)
+    assert "plots/explanations.png" not in (run / "README.md").read_text()
+    assert main(["explain", str(run)]) == 0
+    assert "plots/explanations.png" in (run / "README.md").read_text()
+    assert capsys.readouterr().err == ""
+    (run / "README.md").write_text("# My words\n")
+    assert main(["explain", str(run), "--overwrite"]) == 0
+    assert (run / "README.md").read_text() == "# My words\n"
+    left = f"{run / 'README.md'} was edited, or written by an earlier version, so it was left as it is\n"
+    assert capsys.readouterr().err == left
+
+
 def test_explain__a_run_whose_images_moved(tmp_path, run, capsys):
     predictions = Predictions.read(run / "predictions/test.parquet")
     paths = ["/gone/0.png", *predictions.paths[1:]]

@@ -309,7 +309,8 @@ class Hub:
         return json_response(all_of_them[list(pulls).index(number)])
 
     def validate_yaml(self, request: Request) -> Response:
-        errors, warnings = validate_card(request.json()["content"])
+        asked = request.json()
+        errors, warnings = validate_card(asked["content"], asked.get("repoType") or "model")
         told = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
         return json_response(told, 400 if errors else 200)
 

@@ -1,7 +1,8 @@
 """The metadata of a model or dataset card: reading them, and the rules that the Hub checks before it takes a card.
 
-Rules: https://github.com/huggingface/hub-docs, modelcard.md and docs/hub/repositories-licenses.md; tasks:
-https://github.com/huggingface/huggingface.js, packages/tasks/src/pipelines.ts.
+Rules: https://github.com/huggingface/hub-docs, modelcard.md, datasetcard.md and docs/hub/repositories-licenses.md; tasks:
+https://github.com/huggingface/huggingface.js, packages/tasks/src/pipelines.ts. A task of a data set that the Hub does not know
+is a warning to it, no error (https://github.com/embeddings-benchmark/mteb/issues/2624 shows its words).
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def read_card(text: str) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def validate_card(text: str) -> tuple[list[str], list[str]]:
-    """Return the errors and the warnings of the metadata of a card."""
+def validate_card(text: str, kind: str = "model") -> tuple[list[str], list[str]]:
+    """Return the errors and the warnings of the metadata of the card of a model or a data set."""
     try:
         data = _front_matter(text)
     except ValueError as error:
@@ -54,7 +55,10 @@ def validate_card(text: str) -> tuple[list[str], list[str]]:
         return [], ["empty or missing yaml metadata in repo card"]
     if not isinstance(data, dict):
         return ["YAML Metadata Error: the metadata must be an object"], []
-    return [*_license(data), *_fields(data), *_model_index(data.get("model-index", []))], []
+    errors = [*_license(data), *_fields(data)]
+    if kind == "dataset":
+        return [*errors, *_dataset_fields(data)], list(_unknown_tasks(data))
+    return [*errors, *_model_index(data.get("model-index", []))], []
 
 
 def _front_matter(text: str) -> Any:
@@ -103,6 +107,24 @@ def _fields(data: dict[str, Any]) -> Iterator[str]:
         for value in _strings(data.get(name, [])):
             if isinstance(value, str) and not _ID.fullmatch(value):
                 yield f'"{name}" with value "{value}" is not valid. Use {known}.'
+
+
+def _dataset_fields(data: dict[str, Any]) -> Iterator[str]:
+    for name in ("task_categories", "size_categories"):
+        if any(not isinstance(item, str) for item in _strings(data.get(name, []))):
+            yield f'"{name}" must be a string or an array of strings'
+    configs = data.get("configs", [])
+    if not isinstance(configs, list):
+        yield '"configs" must be an array'
+        return
+    for place, config in enumerate(configs):
+        yield from _missing(config, f"configs[{place}]", config_name=str)
+
+
+def _unknown_tasks(data: dict[str, Any]) -> Iterator[str]:
+    for task in _strings(data.get("task_categories", [])):
+        if task not in _TASKS.split():
+            yield f'The task_categories "{task}" is not in the official list: {", ".join(_TASKS.split())}'
 
 
 def _strings(value: Any) -> list[Any]:
