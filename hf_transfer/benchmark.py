@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from . import pipeline
-from .errors import RunDirectoryError, UserError, listed
+from .errors import RunDirectoryError, UserError
 from .recipe import Benchmark, dump_recipe
 from .report.benchmark_table import benchmark_row, ranked, read_benchmark, write_benchmark
-from .run_directory import RunDirectory
+from .run_directory import RunDirectory, check_folder_of_runs
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,7 @@ def run_benchmark(benchmark: Benchmark, *, resume: bool = False, overwrite: bool
 
 def _check(benchmark: Benchmark, root: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse to start where something would be lost or silently reused."""
-    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    if there and "benchmark.json" not in there:
-        raise RunDirectoryError(
-            f"output_dir: {root} is not empty and holds no benchmark ({listed(there, 3)}); nothing was touched. Choose another "
-            "output_dir."
-        )
+    there = check_folder_of_runs(root, "benchmark.json", "benchmark")
     if there and not (resume or overwrite):
         raise RunDirectoryError(
             f"output_dir: {root} holds a benchmark; nothing was touched. Go on with it with --resume, start anew with "

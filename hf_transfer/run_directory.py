@@ -163,6 +163,28 @@ class RunDirectory:
         return json.loads(self.metrics.read_text(encoding="utf-8"))
 
 
+def check_folder_of_runs(root: Path, mark: str, kind: str) -> bool:
+    """Refuse a folder that holds something else than several runs of ours; return whether it holds any.
+
+    Args:
+        root: the folder.
+        mark: name of the file by which such a folder is known.
+        kind: what it is called, such as "study".
+
+    Raises:
+        RunDirectoryError: saying what is there.
+    """
+    if root.is_file():
+        raise RunDirectoryError(f"output_dir: {root} is a file; expected a folder or nothing")
+    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    if there and mark not in there:
+        raise RunDirectoryError(
+            f"output_dir: {root} is not empty and holds no {kind} ({listed(there, 3)}); nothing was touched. Choose another "
+            "output_dir."
+        )
+    return bool(there)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON so that the file is either absent, old, or whole."""
     with replacing(path) as temporary:

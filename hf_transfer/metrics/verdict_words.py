@@ -11,6 +11,17 @@ if TYPE_CHECKING:
 
 _SAVED = {"latency_ms": "faster", "train_seconds": "faster to train", "total_seconds": "faster to run", "parameters": "smaller"}
 """How to say that a candidate has less of a cost; any other is said by its name."""
+_NAMES = {
+    "train_seconds": "training time",
+    "total_seconds": "time of the whole run",
+    "latency_ms": "latency",
+    "peak_memory_mb": "peak memory",
+}
+
+
+def cost_words(cost: str) -> str:
+    """Return what a cost such as "train_seconds" is called in a sentence."""
+    return _NAMES.get(cost, cost.replace("_", " "))
 
 
 def verdict_words(verdict: Verdict, costs: Mapping[str, float]) -> str:
@@ -63,13 +74,13 @@ def _cost_sentence(verdict: Verdict, costs: Mapping[str, float]) -> list[str]:
     if verdict.cost is None:
         return []
     if verdict.cheapest is None:
-        return [f"Which of them is the cheapest is not known: none has {verdict.cost}."]
+        return [f"Which of them is the cheapest is not known: none has a known {cost_words(verdict.cost)}."]
     cheap, leader = costs[verdict.cheapest], costs[verdict.leader]
     if verdict.cheapest == verdict.leader:
-        return [f"{verdict.leader} leads on {verdict.chosen_on} and is the cheapest of them ({verdict.cost})."]
+        return [f"{verdict.leader} leads on {verdict.chosen_on} and is the cheapest of them ({cost_words(verdict.cost)})."]
     if not (cheap > 0 and leader / cheap >= 1.05):
-        return [f"{verdict.cheapest} is the cheapest ({verdict.cost})."]
-    saved = _SAVED.get(verdict.cost, f"less {verdict.cost}")
+        return [f"{verdict.cheapest} is the cheapest ({cost_words(verdict.cost)})."]
+    saved = _SAVED.get(verdict.cost, f"less {cost_words(verdict.cost)}")
     return [f"{verdict.cheapest} is the cheapest: {leader / cheap:.1f}x {saved} than {verdict.leader}."]
 
 
@@ -101,7 +112,7 @@ def verdict_notes(verdict: Verdict, costs: Mapping[str, float]) -> tuple[str, ..
         )
     unpriced = [name for name in verdict.tied if math.isnan(costs.get(name, math.nan))]
     if verdict.cheapest is not None and unpriced:
-        notes.append(f"Not known, so not counted among the cheapest: {verdict.cost} of {', '.join(unpriced)}.")
+        notes.append(f"Not known, so not counted among the cheapest: {cost_words(verdict.cost)} of {', '.join(unpriced)}.")
     single = [s.name for s in verdict.standings if s.seeds == 1]
     if single:
         notes.append(

@@ -50,7 +50,7 @@ def write_report(run_dir: Path, output: Path | None = None, findings: Findings |
         RunDirectoryError: a file is missing or damaged.
     """
     run = SavedRun.read(run_dir)
-    page = _environment().get_template(_TEMPLATE).render(**_content(run, findings))
+    page = page_environment().get_template(_TEMPLATE).render(**_content(run, findings))
     target = run.path / REPORT if output is None else Path(output)
     if target.is_dir():
         raise RunDirectoryError(f"{target}: expected a file to write the report into, found a directory")
@@ -61,7 +61,8 @@ def write_report(run_dir: Path, output: Path | None = None, findings: Findings |
     return target
 
 
-def _environment() -> Any:
+def page_environment() -> Any:
+    """Return the templates of this package; whatever they show is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
@@ -207,17 +208,18 @@ def _inlined(path: Path) -> dict[str, Any]:
 
     with Image.open(path) as image:
         width, height = image.size
-    return {"address": _address("png", path.read_bytes()), "width": width, "height": height}
+    return {"address": data_address("png", path.read_bytes()), "width": width, "height": height}
 
 
 def _thumbnail(image: Image.Image) -> str:
     buffer = io.BytesIO()
     if max(image.size) < _SMALL:  # so few pixels are kept as they are
         image.save(buffer, format="PNG")
-        return _address("png", buffer.getvalue())
+        return data_address("png", buffer.getvalue())
     image.save(buffer, format="JPEG", quality=80)
-    return _address("jpeg", buffer.getvalue())
+    return data_address("jpeg", buffer.getvalue())
 
 
-def _address(kind: str, data: bytes) -> str:
+def data_address(kind: str, data: bytes) -> str:
+    """Return the address that a picture has which stands inside a page."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

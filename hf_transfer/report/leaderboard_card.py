@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunDirectoryError, listed
+from ..metrics.verdict_words import cost_words
 from .card_metadata import TASK, backbone_licence, check_metadata, data_name, dataset_hub_id, hub_id
 from .card_seal import sealed
 from .card_usage import class_names, data_link
 from .formats import NOTHING, count, duration, finite, megabytes, number
 from .leaderboard import Leaderboard, Row, Table
-from .leaderboard_table import columns, facts, selection_words, selectors
+from .leaderboard_table import SELECTION_TITLE, columns, facts, selection_words, selectors
 from .markdown import code, code_block, escape, paragraph, table
 from .redaction import public_text
 from .run_tables import class_counts, environment_table
@@ -25,12 +26,6 @@ from .saved_run import SavedRun, read_object
 ROWS = "leaderboard.csv"
 """The file that the Hub's viewer shows, and `datasets.load_dataset` gives."""
 
-_COSTS = {
-    "train_seconds": "training time",
-    "total_seconds": "time of the whole run",
-    "latency_ms": "latency",
-    "peak_memory_mb": "peak memory",
-}
 _TOLD_ELSEWHERE = ("Backbone revision", "Backbone licence", "Data fingerprint")
 _MISSING_NAMED = 10
 _ADDRESS = re.compile(r"https?://[\w.:/%@-]+")
@@ -192,7 +187,7 @@ def _comparison(found: Table, root: Path, *, several: bool) -> str:
     ]
     if found.selection is not None:
         header, *lines = [[_said(cell) for cell in line] for line in selectors(found.selection)]
-        parts += [_said(selection_words(found.selection)), table(header, lines)]
+        parts += [f"### {SELECTION_TITLE}", _said(selection_words(found.selection)), table(header, lines)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -247,7 +242,7 @@ def _fronts(board: Leaderboard) -> str:
             ]
             if shown and len(found.rows) > 1:
                 fronts[cost] = shown
-        lines = [f"- {_COSTS.get(cost, cost.replace('_', ' '))}: {', then '.join(shown)}" for cost, shown in fronts.items()]
+        lines = [f"- {cost_words(cost)}: {', then '.join(shown)}" for cost, shown in fronts.items()]
         if lines and len(board.tables) > 1:
             lines.insert(0, f"On {_said(found.data)}:\n")
         parts.append("\n".join(lines))

@@ -29,6 +29,7 @@ _COLUMNS = [
     "ImageNet",
 ]
 _WHERE_KNOWN = {"Latency", "Trials", "ImageNet"}  # left out where no row has one
+SELECTION_TITLE = "What would have picked the backbone to fine-tune"
 _SELECTORS = ["Picked by", "Backbones", "Kendall's tau", "First", "Regret"]
 
 
@@ -40,7 +41,7 @@ def leaderboard_text(board: Leaderboard) -> str:
         parts.append(facts(found))
         parts.append("\n".join([found.verdict.words, *found.verdict.notes, *(f"Mind: {said}" for said in found.warnings)]))
         if found.selection is not None:
-            parts += [_aligned(selectors(found.selection)), selection_words(found.selection)]
+            parts += [f"{SELECTION_TITLE}:", _aligned(selectors(found.selection)), selection_words(found.selection)]
     parts += _rest(board)
     return "\n\n".join(parts)
 
@@ -56,7 +57,7 @@ def leaderboard_markdown(board: Leaderboard, description: str = "") -> str:
         said = [*found.verdict.notes, *found.warnings]
         parts.append("\n".join(f"- {escape(note)}" for note in said))
         if found.selection is not None:
-            parts += [_markdown(selectors(found.selection)), escape(selection_words(found.selection))]
+            parts += [f"## {SELECTION_TITLE}", _markdown(selectors(found.selection)), escape(selection_words(found.selection))]
     parts += [escape(said) for said in _rest(board)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -89,19 +90,19 @@ def columns(found: Table) -> list[list[str]]:
 
 def selectors(selection: Selection) -> list[list[str]]:
     """Return what picks a backbone how well, as text: a header and lines."""
-    lines = [[*_SELECTORS, f"Regret of {selection.top}"]]
+    several = selection.top > 1
+    lines = [[*_SELECTORS, *([f"Regret of {selection.top}"] if several else [])]]
     for found in selection.selectors:
-        regrets = [f"{100 * regret:.1f} points" for regret in (found.regret, found.regret_of_top)]
-        lines.append([found.name, str(found.backbones), number(found.tau, 2), found.pick, *regrets])
+        regrets = [found.regret, *([found.regret_of_top] if several else [])]
+        shown = [f"{100 * regret:.1f} points" for regret in regrets]
+        lines.append([found.name, str(found.backbones), number(found.tau, 2), found.pick, *shown])
     return lines
 
 
 def selection_words(selection: Selection) -> str:
     """Return how to read that table."""
-    words = (
-        "What would have picked the backbone to fine-tune. Regret: by how much the best of the fine-tuned is better than the "
-        f"one picked first, or than the best of the {selection.top} picked first, in test accuracy."
-    )
+    more = f", or than the best of the {selection.top} picked first" if selection.top > 1 else ""
+    words = f"Regret: by how much the best of the fine-tuned is better than the one picked first{more}, in test accuracy."
     if selection.known > selection.fine_tuned:
         words += (
             f" Only {selection.fine_tuned} of {selection.known} backbones were fine-tuned: what the others would have reached "

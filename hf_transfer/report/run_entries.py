@@ -101,9 +101,11 @@ def read_entries(root: Path) -> Entries:
 
 
 def _run_directories(root: Path) -> list[Path]:
-    """Return the directories of runs, not looking for further ones inside a run."""
+    """Return the directories of runs, not looking for further ones inside a run, nor at the searches of a study's cells."""
     if (root / "recipe.json").is_file():
         return [root]
+    if (root / "study.json").is_file():
+        root = root / "cells"
     if not root.is_dir():
         return []
     children = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -51,7 +51,7 @@ class Selection:
 
     Args:
         selectors: in the order of their names' first appearance.
-        top: how many backbones `regret_of_top` takes.
+        top: how many backbones `regret_of_top` takes; fewer than were fine-tuned, since all of them hold the best.
         fine_tuned: how many backbones were fine-tuned.
         known: how many there are in all; where it is more, no regret about the others can be known.
     """
@@ -70,6 +70,7 @@ def judge_selectors(found: Sequence[Scored], *, known: int, top: int) -> Selecti
         known: how many backbones there are, fine-tuned or not.
         top: how many backbones a funnel takes.
     """
+    top = max(1, min(top, len(found) - 1))
     names = dict.fromkeys(name for scored in found for name in scored.scores)
     selectors = [_judge(name, [scored for scored in found if name in scored.scores], top) for name in names]
     told = tuple(selector for selector in selectors if selector is not None)

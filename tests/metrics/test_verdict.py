@@ -29,7 +29,7 @@ def test_reach_verdict__tied_and_the_cheapest_of_them():
         "A, C and B are tied: no difference that these 400 test images and 3 seeds could show. D is worse. B is the "
         "cheapest: 4.1x faster to train than A. Differences below about 2.0 points would probably have been missed."
     )
-    assert verdict.notes == ("Not known, so not counted among the cheapest: train_seconds of C.",)
+    assert verdict.notes == ("Not known, so not counted among the cheapest: training time of C.",)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_reach_verdict__tied_and_the_cheapest_of_them():
     [
         ("parameters", (4e6, 1e6), "B is the cheapest: 4.0x smaller than A."),
         ("latency_ms", (30.0, 9.0), "B is the cheapest: 3.3x faster than A."),
-        ("kilowatt_hours", (3.0, 1.5), "B is the cheapest: 2.0x less kilowatt_hours than A."),
-        ("latency_ms", (9.2, 9.0), "B is the cheapest (latency_ms)."),
-        ("latency_ms", (None, 9.0), "B is the cheapest (latency_ms)."),
-        ("latency_ms", (9.0, 9.2), "A leads on validation and is the cheapest of them (latency_ms)."),
-        ("latency_ms", (None, float("nan")), "Which of them is the cheapest is not known: none has latency_ms."),
+        ("kilowatt_hours", (3.0, 1.5), "B is the cheapest: 2.0x less kilowatt hours than A."),
+        ("latency_ms", (9.2, 9.0), "B is the cheapest (latency)."),
+        ("latency_ms", (None, 9.0), "B is the cheapest (latency)."),
+        ("latency_ms", (9.0, 9.2), "A leads on validation and is the cheapest of them (latency)."),
+        ("latency_ms", (None, float("nan")), "Which of them is the cheapest is not known: none has a known latency."),
     ],
 )
 def test_reach_verdict__cost_in_words(cost, costs, said):

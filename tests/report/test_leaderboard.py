@@ -187,6 +187,14 @@ def test_build_leaderboard__a_network_that_was_timed_once_is_timed_for_all_its_r
     assert build_leaderboard(tmp_path / "study", cheapest_by="latency_ms").tables[0].verdict.cost == "latency_ms"
 
 
+def test_build_leaderboard__the_trials_of_a_search_are_no_runs_of_the_study(write_run, tmp_path):
+    write_run("cells/a", 0.9)
+    write_run("tuning/a/trial-1", 0.8)
+    (tmp_path / "study/study.json").write_text(json.dumps({"cells": {"a": {"model.backbone": "timm:resnet18"}}}))
+    board = build_leaderboard(tmp_path / "study")
+    assert [row.runs for row in board.tables[0].rows.values()] == [("cells/a",)]
+
+
 def test_build_leaderboard__a_search_is_shown_and_an_unequal_one_is_said(write_run, tmp_path):
     runs = [write_run(f"a{seed}", 0.9, seed=seed, backbone="timm:resnet50") for seed in range(2)]
     for rate, run in zip((0.1, 0.3), runs, strict=True):
