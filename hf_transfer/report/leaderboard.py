@@ -35,8 +35,8 @@ class Row:
         strategy: the name of its strategy.
         seeds: of its runs.
         runs: their directories, from the leaderboard's folder.
-        costs: each the largest over the runs, because only the first of them computes features that all share; None where
-            it is not known.
+        costs: each the largest over the runs; None where it is not known. `train_seconds` includes what the features of a
+            frozen backbone cost, also where another run had computed them.
         majority_baseline: accuracy of always answering the most frequent class.
         input_size: pixels of the images' shorter side as the network sees them; None where the run does not say.
         pretraining: what the backbone was pretrained on, from the shortlist; None for backbones that it does not have.
@@ -254,10 +254,22 @@ def _latencies(entries: Sequence[RunEntry]) -> dict[str, float]:
 
 def _cost(entry: RunEntry, cost: str) -> float | None:
     value = entry.run.cost.get(cost)
+    if cost == "train_seconds":
+        return _alone(entry)
     if isinstance(value, Mapping):  # parameters by phase: as many as ever trained at once
         known = [figure for part in value.values() if (figure := finite(part)) is not None]
         return max(known, default=None)
     return finite(value)
+
+
+def _alone(entry: RunEntry) -> float | None:
+    """Return the training seconds of a run as if it were the only one: features from the store cost what they had cost."""
+    found, spent, alone = (
+        finite(entry.run.cost.get(key)) for key in ("train_seconds", "extraction_spent_seconds", "extraction_seconds")
+    )
+    if found is None or spent is None or alone is None:
+        return found
+    return found - spent + alone
 
 
 def _input_size(entry: RunEntry) -> int | None:

@@ -152,7 +152,7 @@ def facts(found: Table) -> str:
     chosen = found.verdict.chosen_on
     return (
         f"{count(found.verdict.images)} test images{groups}{baseline}. The leader was chosen on {chosen}; p is adjusted for "
-        "the number of comparisons; times are those of the longest run."
+        "the number of comparisons; times are those of the longest run, features of a frozen backbone included."
     )
 
 

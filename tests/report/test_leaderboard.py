@@ -195,6 +195,19 @@ def test_build_leaderboard__the_trials_of_a_search_are_no_runs_of_the_study(writ
     assert [row.runs for row in board.tables[0].rows.values()] == [("cells/a",)]
 
 
+def test_build_leaderboard__training_time_is_that_of_a_run_of_its_own(write_run, tmp_path):
+    first = write_run("first", 0.9, strategy="linear_probe", seconds=21.0)
+    second = write_run("second", 0.9, strategy="linear_probe", backbone="timm:resnet50", seconds=1.5)
+    for run, spent in ((first, 20.0), (second, 0.5)):
+        cost = json.loads((run / "metrics.json").read_text())["cost"]
+        _add(run, "metrics.json", {"cost": cost | {"extraction_spent_seconds": spent, "extraction_seconds": 20.0}})
+    (table,) = build_leaderboard(tmp_path / "study").tables
+    assert {row.backbone: row.costs["train_seconds"] for row in table.rows.values()} == {
+        "timm:resnet18": 21.0,
+        "timm:resnet50": 21.0,
+    }
+
+
 def test_build_leaderboard__a_search_is_shown_and_an_unequal_one_is_said(write_run, tmp_path):
     runs = [write_run(f"a{seed}", 0.9, seed=seed, backbone="timm:resnet50") for seed in range(2)]
     for rate, run in zip((0.1, 0.3), runs, strict=True):
