@@ -83,8 +83,8 @@ from hf_transfer import register
 from hf_transfer.backbones.build import build_backbone
 from hf_transfer.data.build import build_splits
 from hf_transfer.data.dataset import ImageDataset, own_part
-from hf_transfer.features.extraction import Extractor, _batches, extract, view_ids
-from hf_transfer.features.frozen import extract_splits
+from hf_transfer.features.extraction import Extractor, Job, _batches, extract, view_ids
+from hf_transfer.features.frozen import Request, extract_splits
 from hf_transfer.features.space import feature_space, weights_digest
 from hf_transfer.features.store import FeatureStore
 from hf_transfer.metrics import wilson_interval
@@ -379,10 +379,10 @@ def measure_extraction(options: argparse.Namespace, scratch: Path) -> dict[str, 
                 folder = FeatureStore(Path(root)).folder(space)
                 began = time.perf_counter()
                 with extractor.ready() as compute:
-                    _, computed = extract(extractor, compute, folder, data, ids[:few])
+                    (found,) = extract([Job(extractor, compute, folder, data, ids[:few])])
                 seconds = time.perf_counter() - began
-            if computed != len(ids[:few]):
-                sys.exit(f"extract computed {computed} of {len(ids[:few])} features of a fresh store")
+            if found.computed != len(ids[:few]):
+                sys.exit(f"extract computed {found.computed} of {len(ids[:few])} features of a fresh store")
             return seconds
 
         loops: dict[str, Callable[[Extractor], float]] = {"forward": forward, "decode": decode, "extract": whole}
@@ -515,14 +515,16 @@ def run_memory(folder: Path) -> dict[str, Any]:
     splits = build_splits(recipe.data, ["test"], training=False)
     backbone = build_backbone(recipe.model, splits.class_names, 0)
     with tempfile.TemporaryDirectory(dir=folder.parent) as root, MemoryWatch() as watch:
-        features = extract_splits(
+        asked = Request(
             backbone,
             splits.tables,
+            fast=list(splits.tables),
+            exact=[],
             device=state.device,
             autocast=autocast_dtype(feature_defaults({"use_cpu": True})),
             compile_mode="never",
-            store=FeatureStore(Path(root)),
         )
+        features = extract_splits(asked, FeatureStore(Path(root)))
     return {
         "images": features.computed,
         "before": watch.before,
@@ -572,14 +574,16 @@ def run_extraction(options: argparse.Namespace) -> dict[str, Any] | None:
     backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
     table = splits.tables["train"]
     given: dict[str, Any] = {
+        "fast": ["train"],
+        "exact": [],
         "device": state.device,
         "autocast": autocast_dtype(feature_defaults({"use_cpu": True})),
         "compile_mode": "never",
     }
     few = table.select(np.arange(min(len(table), 64)))
-    extract_splits(backbone, {"train": few}, **given, store=FeatureStore(options.folder / "unmeasured"))
+    extract_splits(Request(backbone, {"train": few}, **given), FeatureStore(options.folder / "unmeasured"))
     state.wait_for_everyone()
-    features = extract_splits(backbone, {"train": table}, **given, store=FeatureStore(options.folder / "measured"))
+    features = extract_splits(Request(backbone, {"train": table}, **given), FeatureStore(options.folder / "measured"))
     extractor = Extractor(backbone, state.device, given["autocast"], compiled=False, workers=0)
     own = own_part(len(table), state.process_index, state.num_processes)
     state.wait_for_everyone()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .run_directory import RunDirectory, replacing, write_json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .backbones.backbone import Backbone
     from .data.build import Splits
-    from .features.frozen import FrozenFeatures
+    from .features.frozen import FrozenFeatures, Request
     from .features.probe import Probe
     from .recipe import Recipe
     from .training.adapters import Adapters
@@ -55,18 +55,31 @@ def add_lora(recipe: Recipe, backbone: Backbone) -> Adapters | None:
 
 
 @dataclass(frozen=True)
+class FirstPhase:
+    """What the phase took that needs no Trainer; nothing where there is none.
+
+    Args:
+        seconds: of all of it.
+        parameters: the phase, and how many parameters trained in it.
+        extraction: the part of the cost that is extraction, see `_extraction_cost`.
+    """
+
+    seconds: float = 0.0
+    parameters: dict[str, int] = field(default_factory=dict)
+    extraction: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LiveTraining:
     """Everything that is ready to be trained with the Trainer.
 
     Args:
         trainer: the Trainer.
-        first_seconds: what the first phase took that needs no Trainer.
-        first_parameters: that phase, and how many parameters trained in it; empty where there is none.
+        first: the phase before, where there is one.
     """
 
     trainer: TransferTrainer
-    first_seconds: float
-    first_parameters: dict[str, int]
+    first: FirstPhase
 
 
 def prepare_live(
@@ -97,10 +110,9 @@ def prepare_live(
     from .strategies.schedules import build_schedule
     from .training.train import build_trainer
 
-    seconds: float = 0.0
-    parameters: dict[str, int] = {}
+    first = FirstPhase()
     if recipe.strategy.name == "two_phase":
-        seconds, parameters = _fit_first_phase(recipe, directory, splits, backbone, state, resume=resume)
+        first = _fit_first_phase(recipe, directory, splits, backbone, state, resume=resume)
     names = [group.name for group in backbone.groups]
     schedule = build_schedule(recipe.strategy, names, recipe.training.get("num_train_epochs"))
     if last_phase_only:
@@ -121,7 +133,7 @@ def prepare_live(
         adapters=adapters,
         callbacks=callbacks,
     )
-    return LiveTraining(trainer, seconds, parameters)
+    return LiveTraining(trainer, first)
 
 
 def train_live(
@@ -157,8 +169,9 @@ def train_live(
     if temperature is not None:
         metrics["temperature"] = temperature
     metrics["cost"] = {
-        "train_seconds": live.first_seconds + cost.seconds,
-        "trainable_parameters": live.first_parameters | cost.trainable_parameters,
+        "train_seconds": live.first.seconds + cost.seconds,
+        **live.first.extraction,
+        "trainable_parameters": live.first.parameters | cost.trainable_parameters,
         "peak_memory_mb": cost.peak_memory_mb,
         "images_per_second": cost.images_per_second,
         "precision": cost.precision,
@@ -168,14 +181,18 @@ def train_live(
 
 def _fit_first_phase(
     recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState, *, resume: bool
-) -> tuple[float, dict[str, int]]:
-    """Give the model a head that was fitted on frozen features; return the seconds and the parameters of that."""
+) -> FirstPhase:
+    """Give the model a head that was fitted on frozen features."""
     from .features.frozen import probe_heads
     from .training.trainer import load_weights
 
     began = time.perf_counter()
-    if not (resume and directory.phase0.is_dir()):
-        features = _extract(recipe, splits, backbone, state, wanted={"train", "validation"}, exact=())
+    if resume and directory.phase0.is_dir():
+        found = json.loads(directory.probe.read_text(encoding="utf-8"))["features"].get("alone_seconds")
+        extraction = _extraction_cost(0.0, found)
+    else:
+        features = _extract(recipe, splits, backbone, state)
+        extraction = _extraction_cost(features.seconds, features.alone_seconds)
         if state.is_main_process:
             _fit_head(recipe, directory, splits, backbone, features)
             with replacing(directory.phase0) as temporary:
@@ -183,7 +200,7 @@ def _fit_first_phase(
         state.wait_for_everyone()
     load_weights(backbone.model, directory.phase0)  # the same on every process, and after a resume
     parameters = sum(parameter.numel() for head in probe_heads(backbone) for parameter in head.parameters())
-    return time.perf_counter() - began, {"head": parameters}
+    return FirstPhase(time.perf_counter() - began, {"head": parameters}, extraction)
 
 
 def _validation_logits(recipe: Recipe, splits: Splits, backbone: Backbone, state: PartialState) -> np.ndarray:
@@ -232,10 +249,7 @@ def fit_linear_probe(
     from .features.frozen import check_saved, head_logits
     from .features.probe import probe_batch_size
 
-    # The test figures are to be those that anyone gets who loads the model, so its features are computed in full precision.
-    wanted = {"train", "validation", *evaluated(recipe)}
-    exact = [name for name in evaluated(recipe) if name not in ("train", "validation")]
-    features = _extract(recipe, splits, backbone, state, wanted=wanted, exact=exact)
+    features = _extract(recipe, splits, backbone, state)
     if not state.is_main_process:
         return {"cost": {}}
     probe = _fit_head(recipe, directory, splits, backbone, features)
@@ -314,8 +328,9 @@ def classify_by_neighbours(
 
     from .evaluation.evaluate import score_split
     from .features.knn import NearestNeighbours, possible_neighbours
+    from .features.transferability import training_logme
 
-    features = _extract(recipe, splits, backbone, state, wanted={"train", "validation", *evaluated(recipe)}, exact=())
+    features = _extract(recipe, splits, backbone, state)
     if not state.is_main_process:
         return {"cost": {}}
     began = time.perf_counter()
@@ -336,8 +351,9 @@ def classify_by_neighbours(
     candidates = [
         {"method": "knn", "neighbours": k, "validation": {"accuracy": accuracy[k]}, "chosen": k == best} for k in tried
     ]
-    write_json(directory.probe, {"selected_by": "accuracy", "candidates": candidates, **_facts(features)})
     seconds = time.perf_counter() - began
+    facts = {"selected_by": "accuracy", "candidates": candidates, **_facts(features)}
+    write_json(directory.probe, facts | training_logme(features.fast["train"], train.labels))
     _report_label_quality(recipe, directory, splits, features)
     metrics["cost"] = _features_cost(recipe, features, state, seconds)
     return metrics
@@ -348,25 +364,45 @@ def evaluated(recipe: Recipe) -> list[str]:
     return [*recipe.evaluation.splits, *recipe.evaluation.extra]
 
 
-def _extract(
-    recipe: Recipe, splits: Splits, backbone: Backbone, state: PartialState, *, wanted: Iterable[str], exact: Iterable[str]
-) -> FrozenFeatures:
-    from .features.frozen import extract_splits
+def features_request(recipe: Recipe, splits: Splits, backbone: Backbone, state: PartialState) -> Request:
+    """Return what a run asks of its frozen backbone.
+
+    Args:
+        recipe: of a strategy that reads features, its `training` section resolved.
+        splits: the images.
+        backbone: the network.
+        state: the processes.
+    """
+    from .features.frozen import AugmentedViews, Request
     from .training.arguments import autocast_dtype
 
+    wanted = {"train", "validation"}
+    exact: list[str] = []
+    if recipe.strategy.name != "two_phase":
+        wanted.update(evaluated(recipe))
+        if recipe.strategy.name != "knn":
+            # The test figures are to be those that anyone gets who loads the model, so its features are in full precision.
+            exact = [name for name in evaluated(recipe) if name not in ("train", "validation")]
+    tables = {split: table for split, table in (splits.tables | splits.extra).items() if split in wanted}
     integers = recipe.strategy.name == "quantized_probe"  # computed by onnxruntime
-    return extract_splits(
+    augmented = recipe.strategy.name == "linear_probe" and recipe.augment.preset != "none"
+    return Request(
         backbone,
-        {split: table for split, table in (splits.tables | splits.extra).items() if split in wanted},
-        exact=list(exact),
+        tables,
+        fast=[split for split in tables if split not in exact],
+        exact=exact,
         device=state.device,
         autocast=None if integers else autocast_dtype(recipe.training),
         compile_mode="never" if integers else recipe.features.compile,
         workers=recipe.training["dataloader_num_workers"],
-        augment_preset=recipe.augment.preset if recipe.strategy.name == "linear_probe" else "none",
-        views=recipe.features.views,
-        seed=recipe.seed,
+        views=[AugmentedViews(recipe.augment.preset, recipe.features.views, recipe.seed)] if augmented else [],
     )
+
+
+def _extract(recipe: Recipe, splits: Splits, backbone: Backbone, state: PartialState) -> FrozenFeatures:
+    from .features.frozen import extract_splits
+
+    return extract_splits(features_request(recipe, splits, backbone, state))
 
 
 def _fit_head(recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, features: FrozenFeatures) -> Probe:
@@ -375,6 +411,7 @@ def _fit_head(recipe: Recipe, directory: RunDirectory, splits: Splits, backbone:
 
     from .features.frozen import set_head
     from .features.probe import fit_probe
+    from .features.transferability import training_logme
 
     probe = fit_probe(
         features.views or [features.fast["train"]],
@@ -388,6 +425,8 @@ def _fit_head(recipe: Recipe, directory: RunDirectory, splits: Splits, backbone:
     )
     set_head(backbone, probe.head.weight, probe.head.bias)
     facts = {"selected_by": probe.metric, "head_seconds": probe.seconds, **_facts(features)}
+    if recipe.strategy.name != "two_phase":
+        facts |= training_logme(features.fast["train"], splits.tables["train"].labels)
     write_json(directory.probe, facts | {"candidates": probe.report()})
     return probe
 
@@ -408,10 +447,29 @@ def _facts(features: FrozenFeatures) -> dict[str, Any]:
             "computed": features.computed,
             "total": features.total,
             "seconds": features.seconds,
+            "alone_seconds": features.alone_seconds,
             "compiled": features.compiled,
             "spaces": features.spaces,
         }
     }
+
+
+def _extraction_cost(spent: float, alone: float | None) -> dict[str, float]:
+    """Return the share of extraction in `cost`, so that runs that found features in the store compare with those that did not.
+
+    `train_seconds` is what a run spent on adaptation, extraction included. `extraction_spent_seconds` is how much of that went
+    into its features: next to nothing where they were in the store. `extraction_seconds` is what computing all of them takes
+    alone, with an empty store, by the seconds measured when each was computed; left out where that is not known. So
+
+        train_seconds - extraction_spent_seconds + extraction_seconds
+
+    is what the adaptation costs whoever does only this one.
+
+    Args:
+        spent: seconds.
+        alone: seconds, or None.
+    """
+    return {"extraction_spent_seconds": spent} | ({} if alone is None else {"extraction_seconds": alone})
 
 
 def _features_cost(recipe: Recipe, features: FrozenFeatures, state: PartialState, fitting: float) -> dict[str, Any]:
@@ -422,9 +480,10 @@ def _features_cost(recipe: Recipe, features: FrozenFeatures, state: PartialState
     floats = precision_name(bf16=bool(training.get("bf16")), fp16=bool(training.get("fp16")))
     return {
         "train_seconds": features.seconds + fitting,
+        **_extraction_cost(features.seconds, features.alone_seconds),
         "trainable_parameters": {},
         "peak_memory_mb": peak_memory_mb(state.device),
-        "images_per_second": features.total / features.seconds,
+        "images_per_second": features.total / (features.alone_seconds or features.seconds),
         "precision": "int8" if recipe.strategy.name == "quantized_probe" else floats,
     }
 

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from .access_tokens import without_tokens
 from .commands import (
     check,
+    compare,
     demo,
     evaluate,
     explain,
     export,
     features,
+    fetch,
     find_lr,
     predict,
     push,
@@ -28,7 +30,24 @@ from .commands import (
 from .errors import UserError, message_of
 
 # In the order of --help.
-COMMANDS = (run, study, check, find_lr, recipes, features, evaluate, predict, explain, report, export, quantize, demo, push)
+COMMANDS = (
+    run,
+    compare,
+    study,
+    fetch,
+    check,
+    find_lr,
+    recipes,
+    features,
+    evaluate,
+    predict,
+    explain,
+    report,
+    export,
+    quantize,
+    demo,
+    push,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -87,6 +87,7 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
 
     started = time.perf_counter()
     from_features = needs_features_only(recipe)
+    _say_live(recipe)
     if recipe.features.label_quality:
         require("cleanlab", "labels", "features.label_quality", otherwise=", or set it to false")
     if recipe.strategy.name == "lora":
@@ -150,12 +151,17 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
 
 
 def needs_features_only(recipe: Recipe) -> bool:
-    """Return whether a run needs no more of its backbone than the features of each image; say so where it might."""
-    if recipe.strategy.name != "linear_probe":
-        return recipe.strategy.name in ("knn", "quantized_probe")
+    """Return whether a run needs no more of its backbone than the features of each image."""
+    if recipe.strategy.name == "linear_probe":
+        return _live_reason(recipe) is None
+    return recipe.strategy.name in ("knn", "quantized_probe")
+
+
+def _live_reason(recipe: Recipe) -> str | None:
+    """Return why a linear probe has to see every image in every epoch; None where features are enough."""
     from .features.probe import live_reason
 
-    reason = live_reason(
+    return live_reason(
         recipe.training,
         cache=recipe.features.cache,
         augment_preset=recipe.augment.preset,
@@ -170,11 +176,15 @@ def needs_features_only(recipe: Recipe) -> bool:
             "augment.erasing": recipe.augment.erasing > 0,
         },
     )
+
+
+def _say_live(recipe: Recipe) -> None:
+    """Say why a frozen backbone sees every image in every epoch, where it does."""
+    reason = _live_reason(recipe) if recipe.strategy.name == "linear_probe" else None
     if reason is not None and recipe.features.label_quality:
         raise UserError(f"features.label_quality reads cached features, and this run has none: {reason}")
     if reason is not None and int(os.environ.get("RANK", "0")) == 0:
         print(f"the frozen backbone sees every image in every epoch: {reason}", file=sys.stderr)
-    return reason is None
 
 
 def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
@@ -318,6 +328,11 @@ def prepare_process(recipe: Recipe) -> None:
     """Quiet the libraries, and find out once whether the Hub can be reached, before its client is imported."""
     if needs_hub(recipe):
         go_offline_if_unreachable()
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Let the libraries say only what concerns the user."""
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
     import transformers
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,10 @@ _RESOLVED = frozenset(
 # What may differ when a run is resumed: it changes nothing that is computed.
 REMARKS = frozenset(("$schema", "description", "output_dir", "reference", "expected", "hub"))
 MACHINE = frozenset(("training.dataloader_num_workers", "training.disable_tqdm"))
+
+
+LEFT_OVER = re.compile(r"\..+\.\d+\.tmp")
+"""Names that `replacing` gives for a while: one that is still there was left by a killed process."""
 
 
 class RunDirectory:
@@ -96,12 +101,13 @@ class RunDirectory:
             raise RunDirectoryError(f"output_dir: {there} is a file; expected a directory or nothing")
         if not os.access(there, os.W_OK | os.X_OK):
             raise RunDirectoryError(f"output_dir: cannot write to {there}: Permission denied")
-        if not self.root.exists() or not any(self.root.iterdir()):
+        content = _content(self.root)
+        if not content:
             return
         if self._recipe_there() is None:
             raise RunDirectoryError(
                 f"output_dir: {self.root} is not empty and holds no run of this package "
-                f"({listed(sorted(p.name for p in self.root.iterdir()), 3)}); nothing was touched. Choose another output_dir."
+                f"({listed(content, 3)}); nothing was touched. Choose another output_dir."
             )
         if overwrite:
             return
@@ -176,13 +182,18 @@ def check_folder_of_runs(root: Path, mark: str, kind: str) -> bool:
     """
     if root.is_file():
         raise RunDirectoryError(f"output_dir: {root} is a file; expected a folder or nothing")
-    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+    there = _content(root)
     if there and mark not in there:
         raise RunDirectoryError(
             f"output_dir: {root} is not empty and holds no {kind} ({listed(there, 3)}); nothing was touched. Choose another "
             "output_dir."
         )
     return bool(there)
+
+
+def _content(root: Path) -> list[str]:
+    """Return the names in a folder, without files that a killed process had half written; empty where there is no folder."""
+    return sorted(path.name for path in root.iterdir() if not LEFT_OVER.fullmatch(path.name)) if root.is_dir() else []
 
 
 def write_json(path: Path, data: Any) -> None:

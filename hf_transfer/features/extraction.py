@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from ..backbones.precision import full_precision
-from ..data.dataset import Collate, ImageDataset, own_part
+from ..data.dataset import ImageDataset, own_part
 from ..errors import BackboneError
+from .pixels import SharedBatch, SharedImages
 from .store import FeatureFolder
 
 if TYPE_CHECKING:
@@ -67,13 +68,15 @@ class FeatureModel(nn.Module):
         self.model = backbone.model.eval()
         self.autocast = autocast
         self._entered: list[torch.Tensor] = []
+        self._listens = False  # the same network may be in another FeatureModel, of another precision
         self._hooks = [self.model.get_submodule(head).register_forward_pre_hook(self._see) for head in probe_layers(backbone)]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the features of a batch, in the dtype the network computes them in."""
-        self._entered = []
+        self._entered, self._listens = [], True
         with torch.autocast(pixels.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             self.model(pixel_values=pixels)
+        self._listens = False
         return torch.cat(self._entered, dim=-1) if len(self._entered) > 1 else self._entered[0]
 
     def close(self) -> None:
@@ -82,7 +85,8 @@ class FeatureModel(nn.Module):
             hook.remove()
 
     def _see(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._entered.append(inputs[0])
+        if self._listens:
+            self._entered.append(inputs[0])
 
 
 @dataclass(frozen=True)
@@ -179,19 +183,9 @@ def view_ids(table: ImageTable, view: int | None) -> np.ndarray:
     return np.array(keyed, dtype="S16")
 
 
-def extract(
-    extractor: Extractor,
-    compute: Compute,
-    folder: FeatureFolder,
-    data: ImageDataset,
-    ids: np.ndarray,
-    *,
-    description: str = "",
-) -> tuple[torch.Tensor | None, int]:
-    """Return the features [n, d] of a data set, on the main process only, and how many had to be computed.
-
-    The images that are missing in the store are shared among the processes in contiguous parts. What is computed is written
-    every 256 images, so that memory does not grow with their number and an interruption costs little.
+@dataclass(frozen=True)
+class Job:
+    """Images that a network is to be shown, and where what it makes of them is kept.
 
     Args:
         extractor: how to compute.
@@ -199,6 +193,40 @@ def extract(
         folder: where features of this kind are kept.
         data: images and transform.
         ids: "S16" [n], what the store calls each image.
+    """
+
+    extractor: Extractor
+    compute: Compute
+    folder: FeatureFolder
+    data: ImageDataset
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """What became of a job.
+
+    Args:
+        computed: how many features were not in the store.
+        features: float [n, d]; None on other processes than the main one, or where they were not asked for.
+        alone_seconds: what computing all of them takes a run that computes nothing else and finds nothing in the store, as
+            measured when each was computed (see `FeatureFolder.seconds`); None where that is not known.
+    """
+
+    computed: int
+    features: torch.Tensor | None = None
+    alone_seconds: float | None = None
+
+
+def extract(jobs: Sequence[Job], *, read: bool = True, description: str = "") -> list[Extracted]:
+    """Compute what the store lacks, each image decoded once for all jobs that lack it.
+
+    The images that are missing in the store are shared among the processes in contiguous parts. What is computed is written
+    every 256 images, so that memory does not grow with their number and an interruption costs little.
+
+    Args:
+        jobs: of one table, on one device; usually one.
+        read: return the features, too.
         description: what the progress bar says.
 
     Raises:
@@ -209,52 +237,97 @@ def extract(
     from accelerate.utils import broadcast_object_list
 
     state = PartialState()
-    with folder.locked() if state.is_main_process else contextlib.nullcontext():
-        found = [folder.missing(ids) if state.is_main_process else np.empty(0, dtype=np.int64)]
+    with contextlib.ExitStack() as locks:
+        found = [np.empty((0, 0), dtype=bool)]
+        if state.is_main_process:
+            for _, folder in sorted({job.folder.path: job.folder for job in jobs}.items()):  # in one order everywhere
+                locks.enter_context(folder.locked())
+            found = [np.stack([_lacking(job) for job in jobs])]
         broadcast_object_list(found)
-        missing = found[0]
+        lacking = found[0]  # [jobs, n]
+        missing = np.flatnonzero(lacking.any(axis=0))
         if len(missing):
             own = missing[own_part(len(missing), state.process_index, state.num_processes)]
-            if len(own):
-                _compute(extractor, compute, folder, data, ids, own, description if state.is_main_process else None)
+            _compute(jobs, lacking[:, own], own, state.num_processes, description if state.is_main_process else None)
             state.wait_for_everyone()
-        return folder.read(ids) if state.is_main_process else None, len(missing)
+        counts = [int(count) for count in lacking.sum(axis=1)]
+        if not (read and state.is_main_process):
+            return [Extracted(count) for count in counts]
+        return [
+            Extracted(count, job.folder.read(job.ids), job.folder.seconds(job.ids))
+            for job, count in zip(jobs, counts, strict=True)
+        ]
 
 
-def _compute(
-    extractor: Extractor,
-    compute: Compute,
-    folder: FeatureFolder,
-    data: ImageDataset,
-    ids: np.ndarray,
-    own: np.ndarray,
-    description: str | None,
-) -> None:
+def _lacking(job: Job) -> np.ndarray:
+    """Return bool [n]: where the store lacks the features of an image; of equal ones only the first counts."""
+    lacking = np.zeros(len(job.ids), dtype=bool)
+    lacking[job.folder.missing(job.ids)] = True
+    return lacking
+
+
+def _compute(jobs: Sequence[Job], lacking: np.ndarray, own: np.ndarray, processes: int, description: str | None) -> None:
+    """Compute this process's part of what is missing: images that the same jobs lack in one pass.
+
+    Args:
+        jobs: all of them.
+        lacking: bool [jobs, m], which of them lack each image.
+        own: int64 [m], the images' positions in the table.
+        processes: how many compute at the same time.
+        description: of the progress bar; None for no bar.
+    """
     from tqdm.auto import tqdm
 
-    kept: list[torch.Tensor] = []
-    first = 0  # position in `own` of the first row that is not written yet
+    patterns, which = np.unique(lacking, axis=1, return_inverse=True)
     quiet = True if description is None else None
     with tqdm(total=len(own), desc=description, unit="image", leave=False, disable=quiet) as bar:
-        for pixels, count in _batches(extractor, data, own):
-            kept.append(compute(pixels)[:count])
-            bar.update(count)
-            rows = sum(len(part) for part in kept)
-            if rows >= SHARD_ROWS or first + rows == len(own):
-                folder.write(ids[own[first : first + rows]], torch.cat(kept))
-                first, kept = first + rows, []
+        for number, pattern in enumerate(patterns.T):
+            asked = [job for job, is_lacking in zip(jobs, pattern, strict=True) if is_lacking]
+            _compute_pass(asked, own[which.reshape(-1) == number], processes, bar.update)
+
+
+def _compute_pass(jobs: Sequence[Job], rows: np.ndarray, processes: int, advance: Callable[[int], object]) -> None:
+    """Show each image to the networks of all jobs, and write every 256 images what they make of them."""
+    kept: list[list[torch.Tensor]] = [[] for _ in jobs]
+    seconds = [0.0] * len(jobs)
+    first = held = 0  # position in `rows` of the first one that is not written yet, and how many follow it
+    extractor = jobs[0].extractor
+    images = SharedImages([job.data for job in jobs], [job.extractor.backbone.is_convolutional for job in jobs])
+    for batch, count in _loaded(extractor, images, rows):
+        for number, (job, inputs) in enumerate(zip(jobs, images.inputs, strict=True)):
+            began = time.perf_counter()
+            kept[number].append(job.compute(batch.pixels[inputs])[:count])
+            forward = time.perf_counter() - began
+            prepared = batch.seconds[inputs]
+            # Loader processes prepare the next batches meanwhile.
+            workers = extractor.workers
+            alone = max(forward, prepared / workers) if workers else forward + prepared
+            seconds[number] += alone / processes
+        advance(count)
+        held += count
+        if held >= SHARD_ROWS or first + held == len(rows):
+            written = rows[first : first + held]
+            for number, job in enumerate(jobs):
+                job.folder.write(job.ids[written], torch.cat(kept[number]), seconds[number])
+            first, held, kept, seconds = first + held, 0, [[] for _ in jobs], [0.0] * len(jobs)
 
 
 def _batches(extractor: Extractor, data: ImageDataset, indices: np.ndarray) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yield full batches of pixels, and how many of their images count; the last is filled up with its last image."""
+    """Yield full batches of one network's pixels, and how many of their images count."""
+    for batch, count in _loaded(extractor, SharedImages([data], [extractor.backbone.is_convolutional]), indices):
+        yield batch.pixels[0], count
+
+
+def _loaded(extractor: Extractor, images: SharedImages, indices: np.ndarray) -> Iterator[tuple[SharedBatch, int]]:
+    """Yield full batches, and how many of their images count; the last is filled up with its last image."""
     size = extractor.batch_size
     filled = np.concatenate([indices, np.repeat(indices[-1:], -len(indices) % size)])
     loader = DataLoader(
-        Subset(data, filled.tolist()),
+        Subset(images, filled.tolist()),
         size,
         num_workers=extractor.workers,
-        collate_fn=Collate(extractor.backbone.is_convolutional),
+        collate_fn=images.collate,
         pin_memory=extractor.device.type == "cuda",
     )
     for number, batch in enumerate(loader):
-        yield batch["pixel_values"], min(size, len(indices) - number * size)
+        yield batch, min(size, len(indices) - number * size)

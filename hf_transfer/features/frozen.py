@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..data.augmentation import build_train_transform
 from ..data.dataset import ImageDataset, spread_images
-from .extraction import Extractor, compiling_pays, extract, probe_layers, view_ids
+from .extraction import Extractor, Job, compiling_pays, extract, probe_layers, view_ids
 from .space import FeatureSpace, feature_space, weights_digest
 from .store import FeatureStore
 
@@ -32,7 +34,10 @@ class FrozenFeatures:
         weights: digest of the frozen weights.
         computed: how many features were not in the store.
         total: how many were asked for.
-        seconds: of all that.
+        seconds: what this run spent on all that: hashing the weights, waiting, computing what was missing, reading.
+        alone_seconds: what computing all that was asked for takes with an empty store and nothing shared, as measured when each
+            feature was computed: decoding, transform and forward pass. None where the store does not know it of some, and on
+            other processes than the main one.
         compiled: whether the forward pass was compiled.
         spaces: keys of the spaces in the store.
     """
@@ -44,37 +49,81 @@ class FrozenFeatures:
     computed: int
     total: int
     seconds: float
+    alone_seconds: float | None
     compiled: bool
     spaces: list[str]
 
 
-def extract_splits(
-    backbone: Backbone,
-    tables: Mapping[str, ImageTable],
-    *,
-    exact: Sequence[str] = (),
-    device: torch.device,
-    autocast: torch.dtype | None,
-    compile_mode: str = "auto",
-    workers: int = 0,
-    augment_preset: str = "none",
-    views: int = 1,
-    seed: int = 0,
-    store: FeatureStore | None = None,
-) -> FrozenFeatures:
+@dataclass(frozen=True)
+class AugmentedViews:
+    """Views of the training split under an augmentation.
+
+    Args:
+        preset: name of the augmentation.
+        count: how many views of each image.
+        seed: of the augmentation, keyed by sample and view.
+    """
+
+    preset: str
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of one frozen network.
+
+    Args:
+        backbone: the network; its head is not part of the features.
+        tables: split to images.
+        fast: splits whose features are computed in the run's precision.
+        exact: splits whose features are computed in float32 without compilation.
+        device: where to compute.
+        autocast: precision of what is not exact, None for float32.
+        compile_mode: "auto", "always" or "never".
+        workers: loader processes.
+        views: augmented views of "train", each kind once.
+    """
+
+    backbone: Backbone
+    tables: Mapping[str, ImageTable]
+    fast: Sequence[str]
+    exact: Sequence[str]
+    device: torch.device
+    autocast: torch.dtype | None = None
+    compile_mode: str = "auto"
+    workers: int = 0
+    views: Sequence[AugmentedViews] = ()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One data set of a request, through one extractor: a split, or a view of the training split."""
+
+    split: str
+    view: int | None
+    exact: bool
+    data: ImageDataset
+    ids: np.ndarray
+    space: FeatureSpace
+    label: str
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a request is met: what the weights are, how the network computes, and the parts in their order."""
+
+    weights: str
+    fast: Extractor
+    exact: Extractor
+    parts: list[_Part]
+
+
+def extract_splits(request: Request, store: FeatureStore | None = None) -> FrozenFeatures:
     """Return the features of some splits; what the store lacks is computed by all processes together.
 
     Args:
-        backbone: the frozen network; its head is not part of the features.
-        tables: split to images; with an augmentation, "train" is also seen in `views` augmented views.
-        exact: splits whose features are computed in float32 without compilation.
-        device: where to compute.
-        autocast: precision of the others, None for float32.
-        compile_mode: "auto", "always" or "never".
-        workers: loader processes.
-        augment_preset: of the views; "none" for no views.
-        views: how many augmented views of the training split.
-        seed: of the augmentation, keyed by sample and view.
+        request: the network, the images, and how it is to see them.
         store: where features are kept; the user's by default.
 
     Raises:
@@ -82,73 +131,121 @@ def extract_splits(
     """
     began = time.perf_counter()
     store = FeatureStore() if store is None else store
+    plan = _plan(request, store)
+    found: dict[bool, dict[str, torch.Tensor]] = {False: {}, True: {}}
+    augmented: list[torch.Tensor] = []
+    computed = 0
+    alone: list[float | None] = []
+    for exact, extractor in _used(plan).items():
+        with extractor.ready() as compute:
+            for part in plan.parts:
+                if part.exact is not exact:
+                    continue
+                job = Job(extractor, compute, store.folder(part.space), part.data, part.ids)
+                (result,) = extract([job], description=part.label)
+                computed += result.computed
+                alone.append(result.alone_seconds)
+                if result.features is None:
+                    continue  # only the main process has them
+                if part.view is None:
+                    found[part.exact][part.split] = result.features
+                else:
+                    augmented.append(result.features)
+    known = [seconds for seconds in alone if seconds is not None]
+    return FrozenFeatures(
+        fast=found[False],
+        exact=found[True],
+        views=augmented,
+        weights=plan.weights,
+        computed=computed,
+        total=sum(len(part.data) for part in plan.parts),
+        seconds=time.perf_counter() - began,
+        alone_seconds=sum(known) if len(known) == len(alone) else None,
+        compiled=plan.fast.compiled,
+        spaces=sorted({part.space.key for part in plan.parts}),
+    )
+
+
+def fill_store(requests: Sequence[Request], store: FeatureStore | None = None) -> int:
+    """Compute what the store lacks for several networks at once, each image of a split decoded once for all of them.
+
+    A run that asks for the same afterwards, with `extract_splits`, finds everything there. All networks are held on the device
+    at the same time.
+
+    Args:
+        requests: of the same tables, on the same device; one for each network, or several where settings differ.
+        store: where features are kept; the user's by default.
+
+    Returns:
+        How many features were computed.
+
+    Raises:
+        BackboneError: when a head is more than linear.
+    """
+    store = FeatureStore() if store is None else store
+    jobs: dict[str, list[Job]] = {}  # split to everything that its images are shown to
+    seen: set[tuple[str, str, int | None]] = set()
+    with contextlib.ExitStack() as stack:
+        for request in requests:
+            plan = _plan(request, store)
+            computes = {exact: stack.enter_context(extractor.ready()) for exact, extractor in _used(plan).items()}
+            for part in plan.parts:
+                if (part.space.key, part.split, part.view) in seen:
+                    continue
+                seen.add((part.space.key, part.split, part.view))
+                extractor = plan.exact if part.exact else plan.fast
+                job = Job(extractor, computes[part.exact], store.folder(part.space), part.data, part.ids)
+                jobs.setdefault(part.split, []).append(job)
+        return sum(
+            result.computed
+            for split, asked in jobs.items()
+            for result in extract(asked, read=False, description=f"features of {split}")
+        )
+
+
+def _used(plan: _Plan) -> dict[bool, Extractor]:
+    """Return the extractors that have something to do, by whether they are exact."""
+    return {part.exact: plan.exact if part.exact else plan.fast for part in plan.parts}
+
+
+def _plan(request: Request, store: FeatureStore) -> _Plan:
+    """Return what is to be computed in which way, and where it is kept."""
+    backbone = request.backbone
     weights = weights_digest(backbone.model, probe_layers(backbone))
-    plain = Extractor(backbone, device, None, False, workers)
-    eager = replace(plain, autocast=autocast)
+    plain = Extractor(backbone, request.device, None, False, request.workers)
+    eager = replace(plain, autocast=request.autocast)
 
     def space(extractor: Extractor, view: dict | None = None) -> FeatureSpace:
         return feature_space(
             backbone,
             weights=weights,
-            device=device,
+            device=request.device,
             dtype=extractor.autocast or torch.float32,
             compiled=extractor.compiled,
             view=view,
         )
 
-    others = [table for split, table in tables.items() if split not in exact]
-    fast = replace(eager, compiled=_compiles(compile_mode, eager, space, store, others, views))
+    fast = replace(eager, compiled=_compiles(request, eager, space, store))
     evaluated = backbone.preprocessing
-    computed = total = 0
-    spaces: set[str] = set()
-    found: dict[bool, dict[str, torch.Tensor]] = {False: {}, True: {}}
-    augmented: list[torch.Tensor] = []
-    for exactly, extractor in ((False, fast), (True, plain)):
-        # What to extract this way: the name of a split, or None for a view; its images; what the view depends on.
-        jobs: list[tuple[str | None, ImageDataset, dict | None]] = [
-            (split, ImageDataset(table, evaluated), None) for split, table in tables.items() if (split in exact) is exactly
-        ]
-        if not exactly and augment_preset != "none":
-            transform = build_train_transform(augment_preset, evaluated)
-            for number in range(views):
-                data = ImageDataset(tables["train"], transform, seed=seed)
+    parts = []
+    for exact, extractor, splits in ((False, fast, request.fast), (True, plain, request.exact)):
+        for split in splits:
+            table = request.tables[split]
+            data = ImageDataset(table, evaluated)
+            parts.append(_Part(split, None, exact, data, view_ids(table, None), space(extractor), f"features of {split}"))
+        for views in () if exact else request.views:
+            transform = build_train_transform(views.preset, evaluated)
+            place = space(extractor, {"preset": views.preset, "seed": views.seed})
+            table = request.tables["train"]
+            for number in range(views.count):
+                data = ImageDataset(table, transform, seed=views.seed)
                 data.epoch = number
-                jobs.append((None, data, {"preset": augment_preset, "seed": seed}))
-        with extractor.ready() as compute:
-            for split, data, view in jobs:
-                place = space(extractor, view)
-                ids = view_ids(data.table, None if view is None else data.epoch)
-                name = f"features of {split}" if split else f"view {data.epoch + 1} of {views}"
-                features, count = extract(extractor, compute, store.folder(place), data, ids, description=name)
-                computed, total = computed + count, total + len(data)
-                spaces.add(place.key)
-                if features is None:
-                    continue  # only the main process has them
-                if split:
-                    found[exactly][split] = features
-                else:
-                    augmented.append(features)
-    return FrozenFeatures(
-        fast=found[False],
-        exact=found[True],
-        views=augmented,
-        weights=weights,
-        computed=computed,
-        total=total,
-        seconds=time.perf_counter() - began,
-        compiled=fast.compiled,
-        spaces=sorted(spaces),
-    )
+                label = f"view {number + 1} of {views.count}"
+                parts.append(_Part("train", number, False, data, view_ids(table, number), place, label))
+    return _Plan(weights, fast, plain, parts)
 
 
-def _compiles(
-    mode: str,
-    eager: Extractor,
-    space: Callable[[Extractor], FeatureSpace],
-    store: FeatureStore,
-    tables: Sequence[ImageTable],
-    views: int,
-) -> bool:
+def _compiles(request: Request, eager: Extractor, space: Callable[[Extractor], FeatureSpace], store: FeatureStore) -> bool:
     """Return whether the forward pass is to be compiled; where either kind of features is there already, it is used.
 
     The main process decides for all: by the time that another one looked, the store might have changed.
@@ -156,8 +253,9 @@ def _compiles(
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    answer = [mode == "always"]
-    if mode == "auto" and PartialState().is_main_process:
+    answer = [request.compile_mode == "always"]
+    if request.compile_mode == "auto" and PartialState().is_main_process:
+        tables = [request.tables[split] for split in request.fast]
         missing = {}
         for extractor in (eager, replace(eager, compiled=True)):
             place = space(extractor)
@@ -167,7 +265,7 @@ def _compiles(
         if missing[True] != missing[False]:
             answer = [missing[True] < missing[False]]
         else:
-            count = missing[False] * (1 if views == 1 else views + 1)
+            count = missing[False] * (1 + sum(views.count for views in request.views))
             answer = [count > 0 and compiling_pays(eager, tables[0], count)]
     broadcast_object_list(answer)
     return answer[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -68,10 +69,15 @@ def feature_space(
         "dtype": str(dtype).removeprefix("torch."),
         "device": _device_facts(device),
         "compiled": compiled,
-        "versions": {name: importlib.metadata.version(name) for name in (*_LIBRARIES, *_further(backbone))},
+        "versions": {name: _version(name) for name in (*_LIBRARIES, *_further(backbone))},
         "view": view,
     }
     return FeatureSpace(backbone.provenance.name, json.loads(json.dumps(facts, sort_keys=True, default=str)))
+
+
+@functools.cache
+def _version(name: str) -> str:
+    return importlib.metadata.version(name)
 
 
 def _further(backbone: Backbone) -> tuple[str, ...]:

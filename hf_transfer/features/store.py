@@ -1,8 +1,9 @@
 """Features on disk: one folder for each space, rows addressed by what they were computed from.
 
-A folder holds shards of some hundred rows. A shard is a safetensors file with the rows' identifiers, the features and a
-checksum; it is written beside and moved into place, so it is there as a whole or not at all. An interrupted extraction
-therefore goes on after its last shard, a few-shot run finds the rows of a run on all images, and a changed image finds none.
+A folder holds shards of some hundred rows. A shard is a safetensors file with the rows' identifiers, the features, the seconds
+that computing them took and a checksum; it is written beside and moved into place, so it is there as a whole or not at all. An
+interrupted extraction therefore goes on after its last shard, a few-shot run finds the rows of a run on all images, and a
+changed image finds none.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class FeatureFolder:
         self._ids = np.empty(0, dtype="S16")
         self._places = np.empty((0, 2), dtype=np.int64)
         self._files: list[Path] = []
+        self._row_seconds = np.empty(0)  # of each file; NaN where it does not say
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -125,19 +127,22 @@ class FeatureFolder:
         _, first = np.unique(ids[positions], return_index=True)
         return positions[np.sort(first)]
 
-    def write(self, ids: np.ndarray, features: torch.Tensor) -> None:
+    def write(self, ids: np.ndarray, features: torch.Tensor, seconds: float | None = None) -> None:
         """Add rows.
 
         Args:
             ids: bytes "S16" [n].
             features: float [n, d].
+            seconds: what computing them takes a run that computes nothing else; None when that is not known.
 
         Raises:
             UserError: when the disk is full or cannot be written; what was there before stays whole.
         """
         features = features.detach().cpu().contiguous()
         names = torch.from_numpy(np.ascontiguousarray(ids, dtype="S16").view(np.uint8).reshape(len(ids), 16).copy())
-        content = save({"ids": names, "features": features}, metadata={"checksum": _checksum(names, features)})
+        facts = {} if seconds is None else {"seconds": repr(float(seconds))}
+        checksum = _checksum(names, features, facts.get("seconds"))
+        content = save({"ids": names, "features": features}, metadata={"checksum": checksum, **facts})
         name = f"shard-{hashlib.blake2b(names.numpy().tobytes(), digest_size=12).hexdigest()}.safetensors"
         try:
             with replacing(self.path / name) as temporary, temporary.open("wb") as file:
@@ -169,6 +174,22 @@ class FeatureFolder:
             result[positions] = rows[torch.from_numpy(places[positions.numpy(), 1])]
         return torch.empty(0, 0) if result is None else result
 
+    def seconds(self, ids: np.ndarray) -> float | None:
+        """Return what computing the features of identifiers that are all there took, each identifier once.
+
+        Of a shard that holds others besides, its rows' share counts. None where a shard does not say.
+
+        Raises:
+            KeyError: when one is missing.
+        """
+        self._read_index()
+        found = self._find(np.unique(ids))
+        if (found < 0).any():
+            raise KeyError(f"{int((found < 0).sum())} of {len(found)} features are missing")
+        shards, rows = np.unique(self._places[found, 0], return_counts=True)
+        known = self._row_seconds[shards]
+        return None if np.isnan(known).any() else float(known @ rows)
+
     def _mapped(self, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor in a file that is gone when the tensor is: the system may write its pages out, not kill the run."""
         size = shape[0] * shape[1] * dtype.itemsize
@@ -190,19 +211,22 @@ class FeatureFolder:
         return np.where(self._ids[at] == ids, at, -1)
 
     def _read_index(self) -> None:
-        self._files, names, places = [], [], []
+        self._files, names, places, seconds = [], [], [], []
         for path in sorted(self.path.glob(_SHARDS)):
             try:
                 with safe_open(path, framework="pt") as shard:
                     found = shard.get_tensor("ids").numpy()
-            except SafetensorError:
+                    spent = float((shard.metadata() or {}).get("seconds", "nan"))
+            except (SafetensorError, ValueError):
                 self._discard(path)
                 continue
             except OSError as error:
                 raise _unreadable(path, error) from None
             names.append(found.copy().view("S16").reshape(-1))
             places.append(np.stack([np.full(len(found), len(self._files)), np.arange(len(found))], axis=1))
+            seconds.append(spent / len(found))
             self._files.append(path)
+        self._row_seconds = np.array(seconds)
         ids = np.concatenate(names) if names else np.empty(0, dtype="S16")
         self._ids, first = np.unique(ids, return_index=True)
         self._places = np.concatenate(places)[first] if places else np.empty((0, 2), dtype=np.int64)
@@ -211,8 +235,9 @@ class FeatureFolder:
         if path.name not in self._trusted:
             try:
                 with safe_open(path, framework="pt") as shard:
-                    expected = (shard.metadata() or {}).get("checksum")
-                    if _checksum(shard.get_tensor("ids"), shard.get_tensor("features")) != expected:
+                    facts = shard.metadata() or {}
+                    found = _checksum(shard.get_tensor("ids"), shard.get_tensor("features"), facts.get("seconds"))
+                    if found != facts.get("checksum"):
                         return False
             except SafetensorError:
                 return False
@@ -298,8 +323,11 @@ class FeatureStore:
                     raise UserError(f"cannot remove {self.root / key}: {error.strerror or error}") from None
 
 
-def _checksum(ids: torch.Tensor, features: torch.Tensor) -> str:
+def _checksum(ids: torch.Tensor, features: torch.Tensor, seconds: str | None) -> str:
+    """Return 32 hex digits of what a shard says; shards of earlier versions say nothing of seconds."""
     digest = hashlib.blake2b(digest_size=16)
+    if seconds is not None:
+        digest.update(f"{seconds}\0".encode())
     digest.update(f"{features.dtype}\0{tuple(features.shape)}\0".encode())
     digest.update(ids.numpy().data)
     digest.update(features.reshape(-1).view(torch.uint8).numpy().data)

@@ -111,7 +111,7 @@ def verdict_notes(verdict: Verdict, costs: Mapping[str, float]) -> tuple[str, ..
             "To pick a candidate for its test accuracy is to choose on the test images: confirm it on images not used yet."
         )
     unpriced = [name for name in verdict.tied if math.isnan(costs.get(name, math.nan))]
-    if verdict.cheapest is not None and unpriced:
+    if verdict.cheapest is not None and verdict.cost is not None and unpriced:
         notes.append(f"Not known, so not counted among the cheapest: {cost_words(verdict.cost)} of {', '.join(unpriced)}.")
     single = [s.name for s in verdict.standings if s.seeds == 1]
     if single:

@@ -1,26 +1,43 @@
-"""Carry out a study: every cell once, in this process, whatever happens to some of them."""
+"""Carry out a study: every cell once, stage by stage, whoever carries them out and whatever happens to some of them."""
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
-import gc
+import itertools
+import statistics
 import sys
 import time
-import traceback
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 
 from .. import pipeline
-from ..access_tokens import without_tokens
-from ..errors import RunDirectoryError, UserError, listed
-from ..run_directory import RunDirectory, write_json
-from .cell_run import carry_out
+from ..errors import UserError, listed
+from ..run_directory import check_folder_of_runs, write_json
+from .cell_life import Outcome, lock_of, settled, take
+from .funnel import stages
 from .study import Cell, Study
+from .tuning import check_available
 
 MARK = "study.json"
+
+
+class Executor(Protocol):
+    """Carries out the cells of one stage."""
+
+    def __call__(self, cells: Sequence[Cell], root: Path, *, retry_failed: bool) -> Generator[Outcome, None, None]:
+        """Yield what became of each cell, in any order, as it becomes known.
+
+        Args:
+            cells: those that are to be carried out, one at least.
+            root: the study's folder.
+            retry_failed: try those again that failed before.
+        """
 
 
 @dataclass
@@ -33,7 +50,8 @@ class StudyResult:
         carried_out: those of them that were carried out now.
         failed: id to what was wrong.
         elsewhere: ids of cells that another process is at.
-        left: ids of cells that were not begun.
+        left: ids of cells that were not begun: the funnel let their backbones go.
+        outcomes: of each cell, as it became known.
     """
 
     root: Path
@@ -42,9 +60,50 @@ class StudyResult:
     failed: dict[str, str] = field(default_factory=dict)
     elsewhere: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def record(self, outcome: Outcome) -> None:
+        """Add what became of a cell."""
+        self.outcomes.append(outcome)
+        if outcome.cell in self.left:
+            self.left.remove(outcome.cell)
+        if outcome.cell in self.elsewhere:
+            self.elsewhere.remove(outcome.cell)
+        if outcome.state == "failed":
+            self.failed[outcome.cell] = outcome.error
+        elif outcome.state == "elsewhere":
+            self.elsewhere.append(outcome.cell)
+        else:
+            self.done.append(outcome.cell)
+            if outcome.state == "carried_out":
+                self.carried_out.append(outcome.cell)
 
 
-def run_study(study: Study, cells: Sequence[Cell], *, only: Sequence[str] = (), retry_failed: bool = False) -> StudyResult:
+def in_turn(cells: Sequence[Cell], root: Path, *, retry_failed: bool) -> Generator[Outcome, None, None]:
+    """Carry out cells in this process, one after another."""
+    begin_work(cells)
+    for number, cell in enumerate(cells, start=1):
+        print(f"{number} of {len(cells)}: {cell.id}", file=sys.stderr)
+        yield take(cell, root, retry_failed=retry_failed)
+
+
+def begin_work(cells: Sequence[Cell]) -> None:
+    """Prepare this process for cells, and do once what several of them need: the features of their images."""
+    from .sharing import share_features
+
+    pipeline.prepare_process(next((cell.recipe for cell in cells if pipeline.needs_hub(cell.recipe)), cells[0].recipe))
+    share_features(cells)
+
+
+def run_study(
+    study: Study,
+    cells: Sequence[Cell],
+    *,
+    only: Sequence[str] = (),
+    retry_failed: bool = False,
+    executor: Executor = in_turn,
+    patience: float = 8.0,
+) -> StudyResult:
     """Carry out the cells that are not finished; one that fails is written down and does not stop the others.
 
     Cells are named by what they depend on, so a finished one is never carried out again, also after the study file has
@@ -56,85 +115,70 @@ def run_study(study: Study, cells: Sequence[Cell], *, only: Sequence[str] = (), 
         cells: its cells.
         only: patterns of ids, as in a shell; none means all.
         retry_failed: try those again that failed before.
+        executor: carries out the cells of a stage.
+        patience: seconds, at the end of a stage, for cells that another process is at: the children of one that was killed
+            hold its locks until they notice.
 
     Raises:
         RunDirectoryError: when the folder holds something else; nothing has been written then.
-        UserError: when no cell matches `only`.
+        UserError: when no cell matches `only`, or what a search needs is not installed.
     """
     root = Path(study.output_dir)
     chosen = [cell for cell in cells if not only or any(fnmatch.fnmatch(cell.id, pattern) for pattern in only)]
     if not chosen:
         raise UserError(f"--only: no cell matches {listed(only)}; the cells are {listed([cell.id for cell in cells], 20)}")
-    _check(root)
-    pipeline.prepare_process(next((cell.recipe for cell in chosen if pipeline.needs_hub(cell.recipe)), chosen[0].recipe))
+    check_available(chosen)
+    check_folder_of_runs(root, MARK, "study")
     root.mkdir(parents=True, exist_ok=True)
     write_json(root / MARK, study.model_dump(mode="json", by_alias=True) | {"cells": {cell.id: cell.values for cell in cells}})
     result = StudyResult(root, left=[cell.id for cell in chosen])
-    for number, cell in enumerate(chosen, start=1):
-        _take(cell, f"{number} of {len(chosen)}", root, result, retry_failed=retry_failed)
-        result.left.remove(cell.id)
+    for stage in stages(study, chosen, root):
+        _execute(executor, stage, result, retry_failed=retry_failed)
+        freed = _freed([cell for cell in stage if cell.id in result.elsewhere], root, patience)
+        if freed:
+            _execute(executor, freed, result, retry_failed=retry_failed)
     return result
 
 
-def _take(cell: Cell, place: str, root: Path, result: StudyResult, *, retry_failed: bool) -> None:
-    """Carry out one cell, unless it is finished, has failed before, or is being carried out."""
-    directory, failure = RunDirectory(Path(cell.recipe.output_dir)), root / "failed" / f"{cell.id}.json"
-    (root / "locks").mkdir(exist_ok=True)
-    try:
-        with FileLock(root / "locks" / f"{cell.id}.lock", timeout=0):
-            if directory.is_finished:
-                result.done.append(cell.id)
-            elif failure.is_file() and not retry_failed:
-                result.failed[cell.id] = _read_failure(failure)
-            else:
-                _carry_out(cell, place, failure, result)
-    except Timeout:
-        result.elsewhere.append(cell.id)
+def seconds_between_cells(outcomes: Sequence[Outcome]) -> float:
+    """Return the mean time in seconds that a worker spends between two cells that it carries out: what scheduling costs.
+
+    Args:
+        outcomes: of a study.
+
+    Raises:
+        ValueError: when no worker carried out two cells.
+    """
+    by_worker = defaultdict(list)
+    for outcome in outcomes:
+        if outcome.worker:
+            by_worker[outcome.worker].append((outcome.began, outcome.ended))
+    gaps = [after[0] - before[1] for spans in map(sorted, by_worker.values()) for before, after in itertools.pairwise(spans)]
+    if not gaps:
+        raise ValueError("expected a worker that carried out two cells, found none")
+    return statistics.fmean(gaps)
 
 
-def _carry_out(cell: Cell, place: str, failure: Path, result: StudyResult) -> None:
-    began = time.perf_counter()
-    print(f"{place}: {cell.id}", file=sys.stderr)
-    try:
-        carry_out(cell)
-    except Exception as error:
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        said = without_tokens(f"{kind}{error}")
-        trace = "" if isinstance(error, UserError) else without_tokens(traceback.format_exc())
-        failure.parent.mkdir(exist_ok=True)
-        write_json(failure, {"error": said, "traceback": trace, "seconds": time.perf_counter() - began})
-        result.failed[cell.id] = said
-        print(f"failed: {cell.id}: {said}", file=sys.stderr)
-    else:
-        failure.unlink(missing_ok=True)
-        result.done.append(cell.id)
-        result.carried_out.append(cell.id)
-    finally:
-        _free_memory()
+def _execute(executor: Executor, cells: Sequence[Cell], result: StudyResult, *, retry_failed: bool) -> None:
+    """Let the cells that are not settled be carried out, and record what becomes of every one."""
+    waiting = []
+    for cell in cells:
+        known = settled(cell, result.root, retry_failed=retry_failed)
+        if known is None:
+            waiting.append(cell)
+        else:
+            result.record(known)
+    if waiting:
+        with contextlib.closing(executor(waiting, result.root, retry_failed=retry_failed)) as outcomes:
+            for outcome in outcomes:
+                result.record(outcome)
 
 
-def _free_memory() -> None:
-    """Let go of what the last cell held, before the next one needs it."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _read_failure(path: Path) -> str:
-    from ..report.saved_run import read_object
-
-    return str(read_object(path).get("error"))
-
-
-def _check(root: Path) -> None:
-    """Refuse a folder that holds something else than a study."""
-    if root.is_file():
-        raise RunDirectoryError(f"output_dir: {root} is a file; expected a folder or nothing")
-    there = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-    if there and MARK not in there:
-        raise RunDirectoryError(
-            f"output_dir: {root} is not empty and holds no study ({listed(there, 3)}); nothing was touched. Choose another "
-            "output_dir."
-        )
+def _freed(cells: Sequence[Cell], root: Path, patience: float) -> list[Cell]:
+    """Return those of some cells whose locks become free within some seconds."""
+    deadline = time.monotonic() + patience
+    freed = []
+    for cell in cells:
+        with contextlib.suppress(Timeout), FileLock(lock_of(cell, root), timeout=max(0.0, deadline - time.monotonic())):
+            freed.append(cell)
+    return freed

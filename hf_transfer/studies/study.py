@@ -195,6 +195,10 @@ def cells(study: Study) -> list[Cell]:
         found.setdefault(cell.id, cell)
     if not found and not problems:
         problems.append(Problem("exclude", "leaves no cell"))
+    if study.tune is not None:
+        from .tuning import check  # which imports this module
+
+        problems += check(list(found.values()))
     if study.funnel is not None and not problems:
         problems += _check_funnel(study.funnel, list(found.values()))
     if problems:

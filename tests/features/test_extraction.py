@@ -10,7 +10,7 @@ import torch
 from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.dataset import ImageDataset
 from hf_transfer.features import extraction
-from hf_transfer.features.extraction import Extractor, FeatureModel, compiling_pays, extract, view_ids
+from hf_transfer.features.extraction import Extractor, FeatureModel, Job, compiling_pays, extract, view_ids
 from hf_transfer.features.space import feature_space, weights_digest
 from hf_transfer.features.store import FeatureStore
 
@@ -36,7 +36,9 @@ def folder_for(tmp_path):
 
 def extracted(extractor, folder, data, ids):
     with extractor.ready() as compute:
-        return extract(extractor, compute, folder, data, ids)
+        (found,) = extract([Job(extractor, compute, folder, data, ids)])
+    assert found.alone_seconds > 0
+    return found.features, found.computed
 
 
 def features_of(extractor, folder, table):
@@ -92,10 +94,10 @@ def test_extract__bit_equal_after_an_interruption(lite0, textile, folder_for, mo
     expected, _ = features_of(extractor, folder_for(extractor, "whole"), table)
 
     class Interrupted(ImageDataset):
-        def __getitem__(self, index):
+        def image(self, index):
             if index == 40:
                 raise KeyboardInterrupt
-            return super().__getitem__(index)
+            return super().image(index)
 
     folder = folder_for(extractor)
     with pytest.raises(KeyboardInterrupt):

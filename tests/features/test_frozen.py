@@ -1,19 +1,32 @@
 """Features of whole splits, and heads put back: what a head gives on features, the saved model gives on images."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import hf_transfer
 from hf_transfer.backbones.build import build_backbone
 from hf_transfer.backbones.transformers_models import load_checkpoint
+from hf_transfer.data import dataset
 from hf_transfer.data.dataset import ImageDataset
+from hf_transfer.data.images import decode_rgb
 from hf_transfer.errors import BackboneError
+from hf_transfer.features import extraction
 from hf_transfer.features.extraction import Extractor, FeatureModel
-from hf_transfer.features.frozen import check_saved, extract_splits, head_logits, set_head
+from hf_transfer.features.frozen import (
+    AugmentedViews,
+    Request,
+    check_saved,
+    extract_splits,
+    fill_store,
+    head_logits,
+    set_head,
+)
 from hf_transfer.features.space import weights_digest
 from hf_transfer.features.store import FeatureStore
 from hf_transfer.recipe.schema import Head, HiddenLayer, Model
@@ -89,11 +102,9 @@ def test_extractor__leaves_a_network_that_can_be_trained(name, checkpoint_of):
 
 
 def test_extract_splits__precision_by_split_and_once(lite0, textile, tmp_path):
-    def run(**options):
-        store = FeatureStore(tmp_path / "store")
-        return extract_splits(
-            lite0, textile.tables, exact=["test"], device=CPU, autocast=torch.bfloat16, store=store, **options
-        )
+    def run(*views):
+        asked = Request(lite0, textile.tables, ["train", "validation"], ["test"], CPU, torch.bfloat16, views=views)
+        return extract_splits(asked, FeatureStore(tmp_path / "store"))
 
     first = run()
     assert {name: (found.dtype, len(found)) for name, found in first.fast.items()} == {
@@ -102,13 +113,26 @@ def test_extract_splits__precision_by_split_and_once(lite0, textile, tmp_path):
     }
     assert {name: (found.dtype, len(found)) for name, found in first.exact.items()} == {"test": (torch.float32, 20)}
     assert (first.computed, first.total, first.compiled, first.views) == (110, 110, False, [])
-    again = run(augment_preset="basic", views=2, seed=3)
+    again = run(AugmentedViews("basic", 2, 3))
     assert (again.computed, again.total) == (140, 250)  # two views of 70 images
     assert torch.equal(again.fast["train"], first.fast["train"])
     assert [len(view) for view in again.views] == [70, 70]
     assert not torch.equal(*again.views)
-    assert run(augment_preset="basic", views=2, seed=3).computed == 0
-    assert run(augment_preset="basic", views=2, seed=4).computed == 140  # views belong to a seed
+    assert run(AugmentedViews("basic", 2, 3)).computed == 0
+    assert run(AugmentedViews("basic", 2, 4)).computed == 140  # views belong to a seed
+
+
+def test_extract_splits__tells_what_it_would_take_alone(lite0, textile, tmp_path):
+    asked = Request(lite0, textile.tables, ["train", "validation", "test"], [], CPU)
+    first = extract_splits(asked, FeatureStore(tmp_path / "store"))
+    again = extract_splits(asked, FeatureStore(tmp_path / "store"))
+    assert again.computed == 0
+    assert again.seconds < first.alone_seconds < first.seconds
+    assert again.alone_seconds == first.alone_seconds
+    few = replace(asked, tables={"train": textile.tables["train"].select(np.arange(7))}, fast=["train"])
+    whole = replace(asked, tables={"train": textile.tables["train"]}, fast=["train"])
+    part = extract_splits(few, FeatureStore(tmp_path / "store")).alone_seconds
+    assert part == pytest.approx(extract_splits(whole, FeatureStore(tmp_path / "store")).alone_seconds / 10)
 
 
 def test_extract_splits__finds_what_was_compiled(lite0, textile, tmp_path, monkeypatch):
@@ -116,9 +140,10 @@ def test_extract_splits__finds_what_was_compiled(lite0, textile, tmp_path, monke
     tables = {"validation": textile.tables["validation"]}
     store = FeatureStore(tmp_path / "store")
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)  # compiling itself takes a minute; `-m slow` does it
-    always = extract_splits(lite0, tables, device=CPU, autocast=None, compile_mode="always", store=store)
-    auto = extract_splits(lite0, tables, device=CPU, autocast=None, compile_mode="auto", store=store)
-    never = extract_splits(lite0, tables, device=CPU, autocast=None, compile_mode="never", store=store)
+    always, auto, never = (
+        extract_splits(Request(lite0, tables, ["validation"], [], CPU, compile_mode=mode), store)
+        for mode in ("always", "auto", "never")
+    )
     assert [(found.compiled, found.computed) for found in (always, auto, never)] == [(True, 20), (True, 0), (False, 20)]
     assert always.spaces == auto.spaces != never.spaces
 
@@ -126,22 +151,90 @@ def test_extract_splits__finds_what_was_compiled(lite0, textile, tmp_path, monke
 @pytest.mark.slow
 def test_extract_splits__compiled_features_agree(lite0, textile, tmp_path):
     tables = {"validation": textile.tables["validation"]}
-    found = [
-        extract_splits(lite0, tables, device=CPU, autocast=None, compile_mode=mode, store=FeatureStore(tmp_path)).fast
-        for mode in ("always", "never")
-    ]
-    torch.testing.assert_close(found[0]["validation"], found[1]["validation"], rtol=1e-3, atol=1e-4)
+    requests = [Request(lite0, tables, ["validation"], [], CPU, compile_mode=mode) for mode in ("always", "never")]
+    found = [extract_splits(request, FeatureStore(tmp_path)).fast["validation"] for request in requests]
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+    fill_store(requests, FeatureStore(tmp_path / "together"))
+    together = [extract_splits(request, FeatureStore(tmp_path / "together")) for request in requests]
+    assert [features.computed for features in together] == [0, 0]
+    for alone, shared in zip(found, together, strict=True):
+        torch.testing.assert_close(shared.fast["validation"], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_extract_splits__wants_a_linear_head(textile, tmp_path):
     hidden = Head(hidden=[HiddenLayer(size=8)])
     backbone = build_backbone(Model(backbone="timm:test_resnet", pretrained=False, head=hidden), CLASSES, 0)
     with pytest.raises(BackboneError) as caught:
-        extract_splits(backbone, textile.tables, device=CPU, autocast=None, store=FeatureStore(tmp_path))
+        extract_splits(Request(backbone, textile.tables, ["train"], [], CPU), FeatureStore(tmp_path))
     assert str(caught.value) == (
         "features.cache: expected a head with one linear layer at its end, found Sequential with 2 at "
         f"{backbone.heads[0]}; set features.cache to false"
     )
+
+
+def bytes_in(store):
+    """Every feature of a store by space and identifier, bit for bit."""
+    found = {}
+    for shard in store.root.glob("*/shard-*"):
+        content = load_file(shard)
+        for row, features in zip(content["ids"], content["features"], strict=True):
+            assert (shard.parent.name, bytes(row.tolist())) not in found
+            found[shard.parent.name, bytes(row.tolist())] = features.view(torch.uint8)
+    return found
+
+
+def test_fill_store__the_features_of_each_network_alone_each_image_decoded_once(lite0, textile, tmp_path, monkeypatch):
+    tables = textile.tables | {"train": textile.tables["train"].select(np.arange(40))}
+    networks = [lite0, *(build_backbone(Model(backbone=name, pretrained=False), CLASSES, 0) for name in OTHERS[:2])]
+    views = [AugmentedViews("basic", 2, 3)]
+    requests = [Request(network, tables, ["train", "validation"], ["test"], CPU, torch.bfloat16) for network in networks]
+    requests[1] = replace(requests[1], fast=["train", "validation", "test"])  # in both precisions
+    requests[2] = replace(requests[2], views=views)
+    alone, together = FeatureStore(tmp_path / "alone"), FeatureStore(tmp_path / "together")
+    for request in requests:
+        fill_store([request], alone)
+    decoded = []
+    monkeypatch.setattr(dataset, "decode_rgb", lambda content: decoded.append(len(content)) or decode_rgb(content))
+    computed = fill_store(requests, together)
+    assert computed == 3 * 80 + 20 + 2 * 40
+    batches = -(-40 // 32) * 32 + 2 * 32  # each split's last batch is filled up
+    assert len(decoded) == batches
+    expected, found = bytes_in(alone), bytes_in(together)
+    assert expected.keys() == found.keys()
+    assert len(found) == computed
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert fill_store(requests, together) == 0
+    assert len(decoded) == batches
+
+
+def test_fill_store__goes_on_after_an_interruption_and_shows_images_only_to_who_lacks_them(
+    lite0, textile, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(extraction, "SHARD_ROWS", 32)
+    other = build_backbone(Model(backbone="timm:test_resnet", pretrained=False), CLASSES, 0)
+    tables = {"train": textile.tables["train"]}
+    requests = [Request(network, tables, ["train"], [], CPU) for network in (lite0, other)]
+    whole, store = FeatureStore(tmp_path / "whole"), FeatureStore(tmp_path / "store")
+    for request in requests:
+        fill_store([request], whole)
+    few = {"train": tables["train"].select(np.arange(10, 20))}
+    fill_store([replace(requests[1], tables=few)], store)
+    decoded = []
+
+    def interrupted(content):
+        decoded.append(len(content))
+        if len(decoded) == 80:
+            raise KeyboardInterrupt
+        return decode_rgb(content)
+
+    monkeypatch.setattr(dataset, "decode_rgb", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill_store(requests, store)
+    left = fill_store(requests, store)
+    assert left == 2 * (60 - 32)  # ten images for one network, then 32 for both, had been written
+    expected, found = bytes_in(whole), bytes_in(store)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def test_check_saved__finds_other_weights_and_other_heads(lite0, textile, tmp_path):

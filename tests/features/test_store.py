@@ -110,6 +110,35 @@ def test_missing__sees_what_another_run_wrote(folder):
     assert torch.equal(other.read(ids(7)), rows(1, seed=3))
 
 
+def test_seconds__of_the_rows_asked_for_each_once(tmp_path):
+    folder = FeatureFolder(tmp_path / "space", SPACE)
+    folder.write(ids(0, 1, 2, 3), rows(4), seconds=8.0)
+    folder.write(ids(4, 5), rows(2), seconds=0.5)
+    for reader in (folder, again(folder)):
+        assert reader.missing(ids(0, 5)).tolist() == []
+        assert reader.seconds(ids(0, 1, 2, 3, 4, 5)) == 8.5
+        assert reader.seconds(ids(3, 5, 3)) == 2.25
+    with pytest.raises(KeyError, match="1 of 2"):
+        folder.seconds(ids(5, 6))
+
+
+def test_seconds__unknown_of_shards_that_do_not_say(folder):
+    folder.write(ids(7), rows(1), seconds=1.0)
+    assert folder.seconds(ids(7)) == 1.0
+    assert folder.seconds(ids(7, 0)) is None
+    assert again(folder).missing(ids(0, 7)).tolist() == []
+
+
+@pytest.mark.parametrize("wrong", [b'"0.25"', b'"1,25"'])
+def test_seconds__are_part_of_what_is_checked(tmp_path, capsys, wrong):
+    folder = FeatureFolder(tmp_path / "space", SPACE)
+    folder.write(ids(0), rows(1), seconds=1.25)
+    (shard,) = folder.path.glob("shard-*")
+    shard.write_bytes(shard.read_bytes().replace(b'"1.25"', wrong))
+    assert again(folder).missing(ids(0)).tolist() == [0]
+    assert "is damaged" in capsys.readouterr().err
+
+
 def test_ids__may_hold_and_end_in_zero_bytes(tmp_path):
     raw = [b"\0" * 16, b"a" * 15 + b"\0", b"a" * 14 + b"\0\0", b"\0" * 15 + b"a", b"a\0" * 8, bytes(range(240, 256))]
     names = np.frombuffer(b"".join(raw), dtype="S16")

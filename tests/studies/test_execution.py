@@ -1,7 +1,10 @@
 """Cells are carried out once, whatever happens to some of them and whenever the study is stopped."""
 
+import contextlib
 import json
 import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,8 @@ from filelock import FileLock
 from hf_transfer.errors import RunDirectoryError, UserError
 from hf_transfer.studies.estimate import estimates
 from hf_transfer.studies.execution import run_study
-from hf_transfer.studies.study import cells, load_study
+from hf_transfer.studies.interruption import interruptible, stop_if_asked
+from hf_transfer.studies.study import Study, cells, load_study
 
 SMALL = {"test_fraction": 0.2, "max_train_samples": 20, "max_validation_samples": 20, "max_test_samples": 20}
 
@@ -62,14 +66,43 @@ def test_run_study__each_cell_once_and_failures_apart(study):
     assert not list((result.root / "failed").iterdir())
 
 
-def test_run_study__leaves_what_another_process_is_at(study):
+def test_run_study__what_another_process_is_at_and_leaves(study):
     found = cells(study)[:1]
     locks = Path(study.output_dir, "locks")
-    run_study(study, found, only=["*"])
-    shutil.rmtree(found[0].recipe.output_dir)
-    with FileLock(locks / f"{found[0].id}.lock"):
-        result = run_study(study, found)
-    assert (result.elsewhere, result.done) == ([found[0].id], [])
+    locks.mkdir(parents=True)
+    (locks.parent / "study.json").write_text("{}")
+    lock = FileLock(locks / f"{found[0].id}.lock", thread_local=False)
+    lock.acquire()
+    result = run_study(study, found, patience=0.1)
+    assert (result.elsewhere, result.done, result.left) == ([found[0].id], [], [])
+    threading.Timer(0.5, lock.release).start()
+    result = run_study(study, found)
+    assert (result.elsewhere, result.carried_out) == ([], [found[0].id])
+
+
+def test_run_study__a_funnel_lets_backbones_go(study):
+    repositories.write_vit(Path("empty"), seed=8)
+    raw = study.model_dump(by_alias=True)
+    raw["axes"] = {"strategy": ["full", "linear_probe"], "model.backbone": ["vit", "empty"]}
+    study = Study.model_validate({**raw, "exclude": [], "funnel": {"finetune_top": 1}})
+    found = cells(study)
+    result = run_study(study, found)
+    ranking = json.loads((result.root / "funnel.json").read_text())["ranking"]
+    best, other = (row["backbone"] for row in ranking)
+    tuned = {cell.values["model.backbone"]: cell.id for cell in found[:2]}
+    assert result.done == [found[2].id, found[3].id, tuned[best]]
+    assert result.left == [tuned[other]] and not Path(f"runs/study/cells/{tuned[other]}").exists()
+
+
+def test_interruptible__a_signal_that_got_lost_is_remembered(study):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        run_study(study, cells(study))
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not Path("runs/study/cells").exists()
+    stop_if_asked()
 
 
 def test_run_study__refuses_a_folder_of_something_else(study):
