@@ -86,10 +86,15 @@ def random_like(config: Any, class_names: list[str], provenance: Provenance) -> 
 
 
 def clean_config(config: Any) -> None:
-    """Mend what timm and transformers write that the other cannot read: `model_args` null or with num_classes."""
+    """Mend what timm and transformers write that the other cannot read: `model_args` null or with num_classes, and old labels.
+
+    A saved directory names its classes, and would keep their names beside a head for other ones.
+    """
     arguments = dict(config.model_args or {})
     arguments.pop("num_classes", None)
     config.model_args = arguments
+    if getattr(config, "label_names", None) is not None:
+        config.label_names = list(config.id2label.values())
 
 
 def classifier_paths(network: Any) -> tuple[str, ...]:

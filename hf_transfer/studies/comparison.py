@@ -120,7 +120,7 @@ def training_seconds(cost: BackboneCost, sizes: Mapping[str, int], epochs: int) 
 def study_of(plan: Plan, data: Mapping[str, Any], output_dir: str, description: str, *, trials: int = 0) -> dict[str, Any]:
     """Return the study that carries out a plan, as a study file holds it.
 
-    Every backbone is scored frozen, by a linear probe and by nearest neighbours; the best go on to `two_phase`. One seed's
+    Every backbone is scored frozen, by a linear probe and by nearest neighbours; the best go on to `full`. One seed's
     probe also times the network. What is fine-tuned is not scored on its training images, which would take time.
 
     Args:
@@ -130,7 +130,7 @@ def study_of(plan: Plan, data: Mapping[str, Any], output_dir: str, description: 
         description: one sentence.
         trials: of a search over the learning rate that every fine-tuning is given; 0 for none.
     """
-    strategies = ["linear_probe", "knn"] + (["two_phase"] if plan.finetune_top else [])
+    strategies = ["linear_probe", "knn"] + (["full"] if plan.finetune_top else [])
     fine_tuning = {
         "training.num_train_epochs": plan.epochs,
         "training.learning_rate": _RATE,
@@ -139,7 +139,7 @@ def study_of(plan: Plan, data: Mapping[str, Any], output_dir: str, description: 
     }
     overrides: list[dict[str, Any]] = [{"when": {"strategy": "linear_probe", "seed": 0}, "set": {"evaluation.speed": True}}]
     if plan.finetune_top:
-        overrides.append({"when": {"strategy": "two_phase"}, "set": fine_tuning})
+        overrides.append({"when": {"strategy": "full"}, "set": fine_tuning})
     study: dict[str, Any] = {
         "schema_version": 1,
         "description": description,

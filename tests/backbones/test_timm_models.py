@@ -170,6 +170,15 @@ def test_build_backbone__saved_timm_model_gets_another_head(tmp_path):
     assert timm.create_model(f"local-dir:{tmp_path / 'second'}", pretrained=True).num_classes == 4
 
 
+@pytest.mark.parametrize("classes", [["x", "y"], ["x", "y", "z"]])
+def test_build_backbone__classes_of_a_saved_timm_model_do_not_come_back(tmp_path, classes):
+    first = build_backbone(Model(backbone="timm:test_resnet", pretrained=False), ["a", "b"], 0)
+    first.save(tmp_path / "first")
+    build_backbone(Model(backbone=str(tmp_path / "first")), classes, 0).save(tmp_path / "second")
+    reloaded = AutoModelForImageClassification.from_pretrained(tmp_path / "second")
+    assert reloaded.config.id2label == dict(enumerate(classes))
+
+
 def test_build_backbone__random_weights_of_a_timm_checkpoint_are_timms_own(tmp_path):
     """transformers would draw its linear layers from normal(0, 0.02), and save names that timm refuses."""
     backbone_of("test_vit").save(tmp_path)

@@ -48,7 +48,7 @@ def test_compare__plan_study_verdict_and_going_on(folder, capsys):
     root.mkdir(parents=True)
     study = told["study"] | {"description": " ".join(["hf-transfer", *words[:2], *words[-2:], *BOTH])}
     study["axes"]["seed"] = [0]
-    study["overrides"] = [{"when": {"strategy": "two_phase"}, "set": {"training.num_train_epochs": 1}}]
+    study["overrides"] = [{"when": {"strategy": "full"}, "set": {"training.num_train_epochs": 1}}]
     study["funnel"]["finetune_top"] = 1
     (root / "compare.json").write_text(json.dumps(study))
     (root / "study.json").write_text(json.dumps(study))
@@ -57,7 +57,7 @@ def test_compare__plan_study_verdict_and_going_on(folder, capsys):
     assert f"going on with the plan in {root.relative_to(folder) / 'compare.json'}" in said.err
     assert "5 of 6 cells are done, 1 were left out by the funnel" in said.out
     board = json.loads((root / "leaderboard.json").read_text())
-    assert {row["strategy"] for row in board["tables"][0]["rows"].values()} == {"linear_probe", "knn", "two_phase"}
+    assert {row["strategy"] for row in board["tables"][0]["rows"].values()} == {"linear_probe", "knn", "full"}
     ranking = json.loads((root / "funnel.json").read_text())["ranking"]
     assert [row["goes_on"] for row in ranking] == [True, False]
 

@@ -80,11 +80,11 @@ def test_study_of__is_a_study_whose_cells_are_what_was_planned():
     raw = study_of(plan, {"source": "package:textile", "test_fraction": 0.2}, "runs/x", "words", trials=4)
     study = Study.model_validate(raw)
     found = cells(study)
-    count = {name: sum(cell.recipe.strategy.name == name for cell in found) for name in ("linear_probe", "knn", "two_phase")}
-    assert count == {"linear_probe": 12, "knn": 4, "two_phase": 12}
+    count = {name: sum(cell.recipe.strategy.name == name for cell in found) for name in ("linear_probe", "knn", "full")}
+    assert count == {"linear_probe": 12, "knn": 4, "full": 12}
     assert (study.funnel.finetune_top, study.tune.trials) == (3, 4)
     tuned = [cell for cell in found if cell.tune is not None]
-    assert {cell.recipe.strategy.name for cell in tuned} == {"two_phase"}
+    assert {cell.recipe.strategy.name for cell in tuned} == {"full"}
     assert tuned[0].recipe.training["num_train_epochs"] == plan.epochs
     timed = [cell for cell in found if cell.recipe.evaluation.speed]
     assert {(cell.recipe.strategy.name, cell.recipe.seed) for cell in timed} == {("linear_probe", 0)} and len(timed) == 4
