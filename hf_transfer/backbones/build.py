@@ -20,7 +20,8 @@ def build_backbone(section: Model, class_names: list[str], seed: int) -> Backbon
     Args:
         section: the recipe's `model` section.
         class_names: names of the classes in label order.
-        seed: seed of the new head's initialisation, and of random weights where `pretrained` is false.
+        seed: seed of the new head's initialisation, and of random weights where `pretrained` is false; those of `scratch:`
+            networks always are random.
 
     Raises:
         BackboneError: when the backbone cannot be found, loaded or given this head.
@@ -41,7 +42,7 @@ def load_as_it_is(section: Model) -> Backbone:
     """Return a checkpoint with its own head, for evaluation."""
     if section.head.hidden or section.head.replace != "classifier":
         raise BackboneError("model.head: an evaluation keeps the checkpoint's own head; leave model.head out")
-    if not section.pretrained:
+    if not section.pretrained and not section.backbone.startswith("scratch:"):  # which says itself what to evaluate instead
         raise BackboneError("model.pretrained: a model with random weights and its own head cannot be evaluated")
     backbone = _load(section, None)
     return backbone if section.crop_pct is None else with_crop_pct(backbone, section.crop_pct)
@@ -50,7 +51,7 @@ def load_as_it_is(section: Model) -> Backbone:
 def _load(section: Model, class_names: list[str] | None) -> Backbone:
     kind, colon, name = section.backbone.partition(":")
     hidden = [layer.model_dump() for layer in section.head.hidden]
-    if section.revision is not None and colon and kind in ("torchvision", "package"):
+    if section.revision is not None and colon and kind in ("torchvision", "package", "scratch"):
         raise BackboneError(f"model.revision: {kind}: backbones have no revisions; leave it out")
     if colon and kind == "torchvision":
         from .torchvision_models import load_torchvision
@@ -58,6 +59,10 @@ def _load(section: Model, class_names: list[str] | None) -> Backbone:
         return load_torchvision(
             name, class_names=class_names, pretrained=section.pretrained, replace=section.head.replace, hidden=hidden
         )
+    if colon and kind == "scratch":
+        from .scratch.models import load_scratch
+
+        return load_scratch(name, class_names=class_names, replace=section.head.replace, hidden=hidden)
     if colon and kind == "timm":
         from .timm_models import load_timm
 
@@ -66,10 +71,10 @@ def _load(section: Model, class_names: list[str] | None) -> Backbone:
         from .packaged_models import load_packaged
 
         backbone = load_packaged(name, class_names=class_names, pretrained=section.pretrained)
-    elif colon and kind != "scratch" and not Path(section.backbone).expanduser().exists():
+    elif colon and not Path(section.backbone).expanduser().exists():
         raise BackboneError(
             f"model.backbone: '{kind}:' is not a known prefix; expected a Hub id, a local directory, timm:NAME, "
-            "torchvision:NAME or package:NAME"
+            "torchvision:NAME, package:NAME or scratch:NAME"
         )
     else:
         from .transformers_models import load_checkpoint

@@ -78,7 +78,8 @@ def _units(module: nn.Module, prefix: str, head_names: set[str]) -> list[_Unit]:
     result = [_Unit(prefix.rstrip("."), bare, False)] if bare else []
     for child, unit in children:
         # The one substantial part of a whole model is the network; what is inside may be nothing but bare layers (VGG).
-        if unit.is_stage and stages == 1 and (not prefix or _opens(child, unit.path, head_names)):
+        is_wrapper = unit.is_stage and stages == 1 and (not prefix or _opens(child, unit.path, head_names))
+        if is_wrapper or (not unit.is_stage and len(children) == 1 and not bare):  # a tiny network, such as LeNet
             result += _units(child, f"{unit.path}.", head_names)
         else:
             result.append(unit)

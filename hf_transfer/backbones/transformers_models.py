@@ -100,8 +100,10 @@ def label_arguments(class_names: list[str]) -> dict[str, Any]:
 
 def _heads(model: Any) -> tuple[str, ...]:
     """Return the linear layers beside the base model that give the logits (two in a distilled DeiT)."""
-    if hasattr(model, "network"):  # our wrapper: the configuration says where the head is
-        return (f"network.{model.config.head['path']}",)
+    if hasattr(model, "network"):  # our wrapper: the configuration says where the heads are
+        from .wrapper import head_paths
+
+        return tuple(f"network.{path}" for path in head_paths(model.config))
     if hasattr(model, "timm_model"):
         from .timm_models import classifier_paths
 

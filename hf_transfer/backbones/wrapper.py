@@ -1,4 +1,4 @@
-"""Our registered wrapper, for what no stock class can hold: hidden heads, torchvision networks and ONNX graphs.
+"""Our registered wrapper, for what no stock class can hold: hidden heads, torchvision's and our own networks, ONNX graphs.
 
 `model_type: "hf_transfer"`. Such a directory loads with `AutoModelForImageClassification.from_pretrained` after
 `hf_transfer.register()`; without it transformers refuses the unknown type, so the head is never silently initialised anew.
@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,12 +28,15 @@ class TransferConfig(PreTrainedConfig):
     """Everything needed to rebuild the network without its weights.
 
     Args:
-        library: "torchvision", "transformers" (which wraps timm's networks too), or "onnx" for a frozen graph and a head.
-        architecture: torchvision's name of the network, or the model type of transformers; of a graph, what it was made from.
-        arguments: keyword arguments of torchvision's constructor, or the configuration of transformers; of a graph, {"bytes",
-            "parameters"}, its size and the number of parameters of the network it was made from, head included.
-        head: {"path", "in_features", "hidden", "pool", "cut"}: where the new head stands, what it is made of, whether maps are
-            pooled in front of it, and whether the layers after it (the rest of the old classifier) are cut off.
+        library: "torchvision", "transformers" (which wraps timm's networks too), "scratch" for our own networks, or "onnx" for
+            a frozen graph and a head.
+        architecture: torchvision's or our name of the network, or the model type of transformers; of a graph, what it was made
+            from.
+        arguments: keyword arguments of torchvision's or our constructor, or the configuration of transformers; of a graph,
+            {"bytes", "parameters"}, its size and the number of parameters of the network it was made from, head included.
+        head: {"path", "in_features", "hidden", "pool", "cut", "auxiliary"}: where the new head stands, what it is made of,
+            whether maps are pooled in front of it, whether the layers after it (the rest of the old classifier) are cut off,
+            and the paths of heads like it that speak in training only.
     """
 
     model_type = "hf_transfer"
@@ -50,6 +54,18 @@ class TransferConfig(PreTrainedConfig):
         self.arguments = arguments or {}
         self.head = head or {}
         super().__init__(**kwargs)
+
+
+@dataclass
+class TransferOutput(ImageClassifierOutput):
+    """What our wrapper puts out.
+
+    Args:
+        auxiliary_logits: in training, those of heads at lesser depths, each [n, num_labels], since the loss is the sum over
+            all heads. None in eval mode, and where there is one head.
+    """
+
+    auxiliary_logits: tuple[torch.Tensor, ...] | None = None
 
 
 class TransferForImageClassification(PreTrainedModel):
@@ -77,21 +93,30 @@ class TransferForImageClassification(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Keep what the network's own library initialised."""
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:
-        """Return logits [n, num_labels], and the cross-entropy where labels [n] are given."""
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> TransferOutput:
+        """Return logits [n, num_labels], and the cross-entropy, summed over all heads, where labels [n] are given."""
         output = self.network(pixel_values)
         logits = output if isinstance(output, torch.Tensor) else output.logits
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return ImageClassifierOutput(loss=loss, logits=logits)
+        auxiliary = getattr(output, "auxiliary_logits", None)
+        loss = None
+        if labels is not None:
+            loss = torch.stack([nn.functional.cross_entropy(each, labels) for each in (logits, *(auxiliary or ()))]).sum()
+        return TransferOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary)
+
+
+def head_paths(config: TransferConfig) -> tuple[str, ...]:
+    """Return the paths of the heads inside the network: the one that gives the logits, then auxiliary ones."""
+    return (config.head["path"], *config.head.get("auxiliary", ()))
 
 
 def place_head(network: nn.Module, config: TransferConfig) -> None:
-    """Put the head that the configuration describes into the network, in place."""
+    """Put the head that the configuration describes into the network, in place, and auxiliary ones like it."""
     spec = config.head
-    head = build_head(spec["in_features"], config.num_labels, spec["hidden"])
-    if spec.get("pool"):
-        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
-    network.set_submodule(spec["path"], head)
+    for path in head_paths(config):
+        head = build_head(spec["in_features"], config.num_labels, spec["hidden"])
+        if spec.get("pool"):
+            head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+        network.set_submodule(path, head)
     if spec.get("cut"):
         parent, _, position = spec["path"].rpartition(".")
         sequence = network.get_submodule(parent)
@@ -108,6 +133,10 @@ def build_network(config: TransferConfig) -> nn.Module:
         # from_pretrained builds on the meta device, where torchvision's RegNet cannot compute its widths.
         with torch.device("cpu"):
             return torchvision.models.get_model(config.architecture, weights=None, **config.arguments)
+    if config.library == "scratch":
+        from .scratch.networks import build_scratch
+
+        return build_scratch(config.architecture, config.arguments)
     if config.library == "onnx":
         from .onnx_body import OnnxBody
 

@@ -148,7 +148,7 @@ def load_model(name: str, revision: str | None = None) -> Backbone:
         raise BackboneError(f"model.backbone: '{name}' begins with the home folder of a user who does not exist") from None
     if path.is_dir():
         _refuse_run_without_model(path)
-    elif name.partition(":")[0] not in ("package", "torchvision"):
+    elif name.partition(":")[0] not in ("package", "torchvision", "scratch"):
         go_offline_if_unreachable()
     import transformers
 

@@ -12,11 +12,6 @@ _LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("data.group_column", lambda v: True, "leave it out"),
     ("data.task", lambda v: v != "single_label", "use 'single_label'"),
     ("features.pooling", lambda v: v != "default", "use 'default'"),
-    (
-        "model.backbone",
-        lambda v: isinstance(v, str) and v.startswith("scratch:"),
-        "use a Hub id, timm:, torchvision: or package:",
-    ),
     ("evaluation.monitor", bool, "leave it out"),
 )
 

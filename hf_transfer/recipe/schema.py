@@ -134,6 +134,18 @@ class Model(Section):
     )
     head: Head = Field(default_factory=lambda: Head())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_networks_start_random(cls, raw: Any) -> Any:
+        """`scratch:` networks have no pretrained weights: where nothing is said they start from random ones."""
+        if isinstance(raw, dict) and str(raw.get("backbone")).startswith("scratch:"):
+            if raw.get("pretrained") is True:
+                raise ValueError(
+                    "expected pretrained false, or nothing: scratch: networks have no weights to start from; found true"
+                )
+            return {**raw, "pretrained": False}
+        return raw
+
 
 class CustomPhase(Section):
     """One phase of a strategy that the recipe spells out."""

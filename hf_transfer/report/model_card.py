@@ -192,7 +192,7 @@ def _expected_model_type(run: SavedRun) -> str:
     model = run.section("model")
     head = model.get("head")
     kind = str(model.get("backbone")).partition(":")[0]
-    if kind == "torchvision" or (isinstance(head, Mapping) and head.get("hidden")):
+    if kind in ("torchvision", "scratch") or (isinstance(head, Mapping) and head.get("hidden")):
         return WRAPPER
     of_timm = kind in ("timm", "package") or str(base_model_id(run)).startswith("timm/")
     return TIMM if of_timm else "transformers"

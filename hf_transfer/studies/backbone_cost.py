@@ -21,6 +21,7 @@ class BackboneCost:
     Args:
         name: of the backbone.
         parameters: with a classifier for the data's classes.
+        convolutional: whether it is a convolutional network, not a transformer.
         input_size: (height, width) in pixels.
         latency_ms: median milliseconds of one image alone, in float32, without decoding.
         exact_seconds: of an image in a batch, in float32.
@@ -30,6 +31,7 @@ class BackboneCost:
 
     name: str
     parameters: int
+    convolutional: bool
     input_size: tuple[int, int]
     latency_ms: float
     exact_seconds: float
@@ -67,6 +69,7 @@ def measure_backbone(name: str, class_names: list[str], images: ImageTable) -> B
     return BackboneCost(
         name,
         parameters=backbone.parameter_count,
+        convolutional=backbone.is_convolutional,
         input_size=exact.input_size,
         latency_ms=exact.latency_ms,
         exact_seconds=1 / exact.images_per_second,

@@ -19,7 +19,7 @@ _FOR_PROBES = 0.5  # share of the time that the probes may take where there is f
 _TRAINING = 3.3  # forward and backward pass and step, in forward passes
 # Seconds of a cell besides what its images cost: heads, checks, plots.
 _PROBE_BESIDE, _SEED_BESIDE, _TRAINING_BESIDE = 6.0, 4.0, 12.0
-_RATE = 3e-4
+_RATES = {True: 1e-3, False: 1e-4}  # learning rates of fine-tuning with AdamW: convolutional networks, transformers
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
@@ -29,6 +29,7 @@ class Plan:
 
     Args:
         probed: the backbones whose frozen features are scored, in order of preference.
+        transformers: those of them that are no convolutional networks.
         left_out: those that the time is too short for.
         finetune_top: how many of them are fine-tuned; 0 for none.
         seeds: how often everything is repeated.
@@ -37,6 +38,7 @@ class Plan:
     """
 
     probed: tuple[str, ...]
+    transformers: tuple[str, ...]
     left_out: tuple[str, ...]
     finetune_top: int
     seeds: int
@@ -97,8 +99,15 @@ def make_plan(costs: Sequence[BackboneCost], sizes: Mapping[str, int], budget: f
         total = probing + sum(training[:top])
         if total <= budget:
             break
-    names = [cost.name for cost in costs]
-    return Plan(tuple(names[:count]), tuple(names[count:]), min(top, count), seeds, epochs, total)
+    return Plan(
+        probed=tuple(cost.name for cost in probed),
+        transformers=tuple(cost.name for cost in probed if not cost.convolutional),
+        left_out=tuple(cost.name for cost in costs[count:]),
+        finetune_top=min(top, count),
+        seeds=seeds,
+        epochs=epochs,
+        seconds=total,
+    )
 
 
 def probe_seconds(cost: BackboneCost, sizes: Mapping[str, int], seeds: int) -> float:
@@ -121,7 +130,8 @@ def study_of(plan: Plan, data: Mapping[str, Any], output_dir: str, description: 
     """Return the study that carries out a plan, as a study file holds it.
 
     Every backbone is scored frozen, by a linear probe and by nearest neighbours; the best go on to `full`. One seed's
-    probe also times the network. What is fine-tuned is not scored on its training images, which would take time.
+    probe also times the network. What is fine-tuned has a learning rate that is usual for its kind, and is not scored on its
+    training images, which would take time.
 
     Args:
         plan: what to do.
@@ -133,13 +143,16 @@ def study_of(plan: Plan, data: Mapping[str, Any], output_dir: str, description: 
     strategies = ["linear_probe", "knn"] + (["full"] if plan.finetune_top else [])
     fine_tuning = {
         "training.num_train_epochs": plan.epochs,
-        "training.learning_rate": _RATE,
+        "training.learning_rate": _RATES[True],
         "training.lr_scheduler_type": "cosine",
         "evaluation.splits": ["validation", "test"],
     }
     overrides: list[dict[str, Any]] = [{"when": {"strategy": "linear_probe", "seed": 0}, "set": {"evaluation.speed": True}}]
     if plan.finetune_top:
         overrides.append({"when": {"strategy": "full"}, "set": fine_tuning})
+    if plan.finetune_top and plan.transformers:
+        alike = {"model.backbone": list(plan.transformers), "strategy": "full"}
+        overrides.append({"when": alike, "set": {"training.learning_rate": _RATES[False]}})
     study: dict[str, Any] = {
         "schema_version": 1,
         "description": description,

@@ -58,14 +58,18 @@ class ClassificationLoss:
             labels: int64 [n], or for soft targets float [n, C] whose rows sum to 1.
             num_items_in_batch: samples, not label entries, of the whole optimizer step; None averages over these n.
         """
-        logits = (outputs["logits"] if "logits" in outputs else outputs["cls_logits"]).float()
+        logits = outputs["logits"] if "logits" in outputs else outputs["cls_logits"]
+        several = (logits, *(outputs.get("auxiliary_logits") or ()))
+        total = torch.stack([self._total(each.float(), labels) for each in several]).sum()
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def _total(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the samples, for logits of one head."""
         labels = labels.float() if labels.is_floating_point() else labels
         weights = None if self.class_weights is None else self.class_weights.to(logits.device)
         if self.gamma == 0.0:
-            total = functional.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing, reduction="sum")
-        else:
-            total = self._focal(logits, labels, weights)
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+            return functional.cross_entropy(logits, labels, weights, label_smoothing=self.label_smoothing, reduction="sum")
+        return self._focal(logits, labels, weights)
 
     def _focal(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
         classes = logits.shape[-1]

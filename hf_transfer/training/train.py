@@ -102,10 +102,12 @@ def build_trainer(
         keys=mixing is not None,
     )
     model = backbone.model
-    untrained = unreached_parameters(model, preprocessing.size)
+    groups = backbone.groups
+    head = next(group for group in groups if group.name == "head")
+    # Auxiliary heads are reached in training only.
+    untrained = unreached_parameters(model, preprocessing.size) - set(head.parameters)
     if adapters is not None:
         untrained |= {name for name, _ in model.named_parameters()} - set(adapters.trained)
-    groups = backbone.groups
     freezing = FreezingCallback(groups, schedule, metric=training["metric_for_best_model"], untrained=untrained)
     freezing.apply(model, schedule.phases[0])
     followers = [EpochCallback(train_data), FiniteLossCallback(), HistoryCallback(history, groups, freezing), *callbacks]

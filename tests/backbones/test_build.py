@@ -46,7 +46,7 @@ def test_build_backbone__unknown_prefix(name):
         build_backbone(Model(backbone=name), CLASSES, 0)
     assert str(caught.value) == (
         f"model.backbone: '{name.partition(':')[0]}:' is not a known prefix; expected a Hub id, a local directory, timm:NAME, "
-        "torchvision:NAME or package:NAME"
+        "torchvision:NAME, package:NAME or scratch:NAME"
     )
 
 

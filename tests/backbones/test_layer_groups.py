@@ -93,3 +93,9 @@ def test_layer_groups__a_wrapped_network_of_bare_layers():
     wrapped = [group.name for group in layer_groups(nn.ModuleDict({"network": network}), ["network.classifier"])]
     assert bare == ["features.0", "features.2", "features.4", "head"]
     assert wrapped == [f"network.{name}" for name in bare[:-1]] + ["head"]
+
+
+def test_layer_groups__a_wrapped_network_of_two_bare_layers():
+    features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    model = Network(network=Network(features=features, head=nn.Linear(4, 2)))
+    assert names(model, "network.head") == ["network.features.0", "network.features.2", "head"]

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoConfig
 
 import hf_transfer
-from hf_transfer.backbones.wrapper import TransferConfig, TransferForImageClassification, place_head
+from hf_transfer.backbones.wrapper import TransferConfig, TransferForImageClassification, head_paths, place_head
 
 HEAD = {"path": "fc", "in_features": 512, "hidden": []}
 
@@ -59,6 +59,17 @@ def test_place_head__pools_maps():
     network.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(8, 1000, 1))
     place_head(network, TransferConfig(head={"path": "classifier", "in_features": 8, "hidden": [], "pool": True}, num_labels=3))
     assert network.classifier(torch.rand(2, 8, 5, 4)).shape == (2, 3)
+
+
+def test_place_head__auxiliary_heads_are_like_the_head():
+    network = nn.Module()
+    network.auxiliary = nn.ModuleList([nn.Linear(8, 1000)])
+    network.head = nn.Linear(8, 1000)
+    config = TransferConfig(head={"path": "head", "in_features": 8, "hidden": [], "auxiliary": ["auxiliary.0"]}, num_labels=3)
+    place_head(network, config)
+    assert head_paths(config) == ("head", "auxiliary.0")
+    assert [network.get_submodule(path).out_features for path in head_paths(config)] == [3, 3]
+    assert network.head is not network.auxiliary[0]
 
 
 def test_place_head__nothing_to_cut_is_an_error():

@@ -11,8 +11,10 @@ from transformers import (
 )
 
 import hf_transfer
+from hf_transfer.backbones.build import build_backbone
 from hf_transfer.cli import main
 from hf_transfer.evaluation.predictions import Predictions
+from hf_transfer.recipe.schema import Model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +67,20 @@ def test_speed__is_that_of_the_saved_model(recipe, tmp_path):
     assert 0 < speed["latency_ms"] <= speed["latency_p95_ms"] and speed["precision"] == "fp32"
     assert speed["parameters"] == metrics["cost"]["parameters"]
     assert "Latency of one image, median" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_scratch_network__its_auxiliary_classifiers_learn_too(recipe, tmp_path):
+    """Reached in training only, they would stay as they were if they counted as layers that nothing reaches."""
+    backbone = "scratch:vit-aux-2x1x64-8x8"
+    assert main(["run", recipe(model={"backbone": backbone})]) == 0
+    hf_transfer.register()
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "model")
+    before = build_backbone(Model(backbone=backbone), [str(digit) for digit in range(10)], 0).model.state_dict()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {name for name, _ in model.named_parameters()} <= moved
+    assert read_metrics(tmp_path / "run")["cost"]["trainable_parameters"] == {
+        "full": sum(p.numel() for p in model.parameters())
+    }
 
 
 def test_torchvision_model__through_the_whole_way(recipe, tmp_path):

@@ -23,7 +23,6 @@ def problems_of(overrides):
         ("data.group_column=patient", "leave it out"),
         ("data.task=multi_label", "use 'single_label'"),
         ("features.pooling=mean", "use 'default'"),
-        ("model.backbone=scratch:lenet", "use a Hub id, timm:, torchvision: or package:"),
         ('evaluation.monitor=["test"]', "leave it out"),
     ],
 )

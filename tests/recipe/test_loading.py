@@ -563,6 +563,13 @@ def test_parse_recipe__what_belongs_to_an_evaluation():
     assert parse_recipe(recipe(mode="evaluate", evaluation={**section, "corruptions": []})).evaluation.tta == "flip"
 
 
+def test_parse_recipe__own_networks_have_no_pretrained_weights():
+    assert parse_recipe(recipe(model={"backbone": "scratch:lenet"})).model.pretrained is False
+    assert problems_of(recipe(model={"backbone": "scratch:lenet", "pretrained": True})) == [
+        "model: expected pretrained false, or nothing: scratch: networks have no weights to start from; found true"
+    ]
+
+
 def test_parse_recipe__what_belongs_to_training():
     assert problems_of(recipe(mode="evaluate", evaluation={"calibrate": True})) == [
         "evaluation.calibrate: changes a model that is trained; leave it out"

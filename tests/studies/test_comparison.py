@@ -20,7 +20,7 @@ NAMES = [entry.name for entry in shortlist()]
 
 
 def _costs(count, fast=0.005):
-    return [BackboneCost(NAMES[place], 1000, (224, 224), 10.0, 2 * fast, fast, 0.001) for place in range(count)]
+    return [BackboneCost(NAMES[place], 1000, place != 1, (224, 224), 10.0, 2 * fast, fast, 0.001) for place in range(count)]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20m", 1200), ("1h30m", 5400), ("0.5h", 1800), ("2H", 7200)])
@@ -86,6 +86,8 @@ def test_study_of__is_a_study_whose_cells_are_what_was_planned():
     tuned = [cell for cell in found if cell.tune is not None]
     assert {cell.recipe.strategy.name for cell in tuned} == {"full"}
     assert tuned[0].recipe.training["num_train_epochs"] == plan.epochs
+    rates = {cell.recipe.model.backbone: cell.recipe.training["learning_rate"] for cell in tuned}
+    assert rates == {name: 1e-4 if place == 1 else 1e-3 for place, name in enumerate(NAMES[:4])}  # the second is a transformer
     timed = [cell for cell in found if cell.recipe.evaluation.speed]
     assert {(cell.recipe.strategy.name, cell.recipe.seed) for cell in timed} == {("linear_probe", 0)} and len(timed) == 4
 

@@ -312,3 +312,12 @@ def test_train__label_smoothing_reaches_the_loss(vit_checkpoint, trainer_for):
     trainer.train()
     first = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
     assert first == pytest.approx(functional.cross_entropy(logits, labels, label_smoothing=0.4).item(), abs=1e-5)
+
+
+def test_call__auxiliary_logits_are_further_losses():
+    """As GoogLeNet and ViT-aux train: the sum over the heads (R5)."""
+    auxiliary = (LOGITS.flip(0), -LOGITS)
+    loss = ClassificationLoss()
+    outputs = {"logits": LOGITS, "auxiliary_logits": auxiliary}
+    expected = sum(loss({"logits": logits}, HARD) for logits in (LOGITS, *auxiliary))
+    assert torch.allclose(loss(outputs, HARD), expected)
