@@ -291,7 +291,7 @@ def _listed(backbone: str) -> Listed | None:
 def _warnings(entries: Sequence[RunEntry], rows: Mapping[str, Row]) -> list[str]:
     """Return what makes the candidates less comparable than a table makes them look."""
     warnings = []
-    counts = {row.name: len(row.seeds) for row in rows.values()}
+    counts = {row.name: len(row.seeds) for row in rows.values() if row.strategy != "knn"}  # nothing random in that
     if len(set(counts.values())) > 1:
         few = ", ".join(name for name, count in counts.items() if count < max(counts.values()))
         warnings.append(f"Not all candidates have the same number of seeds; fewer have: {few}.")
