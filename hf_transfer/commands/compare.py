@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunDirectoryError, UserError, listed
+from ..errors import RunDirectoryError, UserError, listed, require
 
 if TYPE_CHECKING:
     from ..data.table import ImageTable
@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     compare.add_argument(
         "--dry-run", action="store_true", help="measure the backbones and print the plan; download, train nothing"
     )
-    compare.add_argument("--json", action="store_true", help="print plan and leaderboard as JSON")
+    compare.add_argument("--json", action="store_true", help="print the plan (--dry-run) or the leaderboard as JSON")
     compare.set_defaults(function=_compare)
 
 
@@ -57,10 +57,13 @@ def _compare(options: argparse.Namespace) -> int:
     budget = seconds_of(options.budget)
     longest = None if options.max_latency is None else milliseconds_of(options.max_latency)
     offline = go_offline_if_unreachable()
-    root = Path(options.output or f"runs/compare_{Path(options.images.rstrip('/').partition(':')[2] or options.images).name}")
+    _check_options(options)
+    root = _output(options)
     said = _description(options)
     if (root / _FILE).is_file():
         _refuse_another(root, said)
+        if options.dry_run:
+            raise UserError(f"--dry-run: there is a plan already; 'hf-transfer study {root / _FILE} --dry-run' shows it")
         print(f"going on with the plan in {root / _FILE}", file=sys.stderr)
     else:
         _refuse_foreign(root)
@@ -75,6 +78,29 @@ def _compare(options: argparse.Namespace) -> int:
     from .study import carry_out_study
 
     return carry_out_study(load_study(root / _FILE), as_json=options.json, file=root / _FILE)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what would fail only after everything has been measured."""
+    if options.trials and not 2 <= options.trials <= 1000:
+        raise UserError(f"--trials: expected 2 to 1000, or 0 for no search; found {options.trials}")
+    if options.trials:
+        require("optuna", "tune", "--trials")
+    if options.limit < 1:
+        raise UserError(f"--limit: expected at least 1, found {options.limit}")
+    chosen = [name for name in ("sizes", "commercial") if getattr(options, name)]
+    if options.backbone and chosen:
+        raise UserError(f"--{chosen[0]} chooses from the shortlist, and --backbone replaces it; leave one of them out")
+
+
+def _output(options: argparse.Namespace) -> Path:
+    """Return the folder to write: outside the images, where every folder is a class."""
+    images = Path(options.images).expanduser()
+    name = images.resolve().name if images.is_dir() else Path(options.images.partition(":")[2] or options.images).name
+    root = Path(options.output or f"runs/compare_{name}")
+    if images.is_dir() and images.resolve() in (root.resolve(), *root.resolve().parents):
+        raise UserError(f"--output: {root} lies in the folder of the images, where every folder is a class; choose another one")
+    return root
 
 
 def _planned(
@@ -130,7 +156,8 @@ def _candidates(options: argparse.Namespace, *, offline: bool) -> list[str]:
     wanted = choose(shortlist(), sizes=sizes, commercial=options.commercial)
     had = [entry for entry in wanted if reachable(entry, hub=not offline)]
     if len(had) < len(wanted):
-        print(f"the Hub cannot be reached: {len(had)} of {len(wanted)} backbones are on this machine", file=sys.stderr)
+        why = "the Hub cannot be reached: " if offline else ""
+        print(f"{why}{len(had)} of {len(wanted)} backbones of the shortlist can be had here", file=sys.stderr)
     if not had:
         raise UserError(
             "compare: no backbone of the shortlist can be had here: the Hub cannot be reached and its cache holds none; "
@@ -181,9 +208,9 @@ def _print_plan(plan: Plan, costs: Sequence[BackboneCost], as_json: bool, raw: d
 def _description(options: argparse.Namespace) -> str:
     """Return the command in a line: the same command goes on with a plan, another one does not."""
     words = ["hf-transfer compare", options.images, *options.overrides, "--budget", options.budget]
-    for name in ("max_latency", "sizes", "commercial", "limit", "trials"):
+    for name, default in {"max_latency": None, "sizes": None, "commercial": False, "limit": _MOST, "trials": 0}.items():
         value = getattr(options, name)
-        if value not in (None, False, 0, _MOST):
+        if value != default:
             given = value if isinstance(value, list) else [] if value is True else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, given)]
     for name in options.backbone:
@@ -203,22 +230,26 @@ def _refuse_another(root: Path, said: str) -> None:
 
 
 def _refuse_foreign(root: Path) -> None:
-    if root.is_file() or (root.is_dir() and any(root.iterdir())):
+    """Refuse a folder with anything in it but what `_write` leaves where it is killed between its files."""
+    from ..run_directory import LEFT_OVER
+    from ..studies.execution import MARK
+
+    there = [path.name for path in root.iterdir() if not LEFT_OVER.fullmatch(path.name)] if root.is_dir() else []
+    if root.is_file() or there not in ([], [MARK]):
         raise RunDirectoryError(
             f"--output: {root} is there already and holds no comparison; nothing was touched. Choose another one."
         )
 
 
 def _write(root: Path, raw: dict[str, Any]) -> None:
-    """Make the folder at once with the study file and the mark of a study in it."""
-    from ..run_directory import replacing, write_json
+    """Write the mark of a study and the study file, unless another process has made something of the folder meanwhile."""
+    from ..run_directory import write_json
     from ..studies.execution import MARK
 
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(root) as temporary:
-            temporary.mkdir()
-            write_json(temporary / MARK, raw)
-            write_json(temporary / _FILE, raw)
+        root.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign(root)
+        write_json(root / MARK, raw)
+        write_json(root / _FILE, raw)
     except OSError as error:
         raise RunDirectoryError(f"--output: cannot write to {root}: {error.strerror or error}") from None

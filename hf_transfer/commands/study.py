@@ -72,6 +72,8 @@ def _study(options: argparse.Namespace) -> int:
     if options.ray is None and (options.cpus_per_cell is not None or options.gpus_per_cell is not None):
         raise UserError("--cpus-per-cell and --gpus-per-cell say what a task of Ray is given; they need --ray")
     study = load_study(options.study, options.overrides)
+    if Path(options.study).resolve() == Path(study.output_dir, "study.json").resolve():
+        raise UserError(f"output_dir: {options.study} would be written over; rename it, or choose another output_dir")
     if options.dry_run:
         _print_cells(cells(study), Path(study.output_dir), options.json)
         return 0
@@ -137,6 +139,7 @@ def _conclude(count: int, result: StudyResult, as_json: bool) -> int:
     board = written.board
     if as_json:
         told = {"directory": str(result.root), "done": result.done, "failed": result.failed, "elsewhere": result.elsewhere}
+        told |= {"left_out": result.left, "report": str(written.page)}
         print(json.dumps(told | {"leaderboard": board.to_json()}, indent=2))
     else:
         print(leaderboard_text(board))

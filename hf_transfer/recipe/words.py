@@ -10,6 +10,9 @@ from typing import Any
 SEED = "seed"
 """The axis that repeats a candidate instead of making another."""
 
+FROZEN = ("linear_probe", "knn", "quantized_probe")
+"""Strategies that only read what a frozen backbone computes: they search their own settings, and cost little."""
+
 
 def in_a_word(value: Any) -> str:
     """Return a value in a word: the last part of a name, the name of an object."""

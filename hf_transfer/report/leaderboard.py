@@ -12,7 +12,7 @@ from typing import Any
 
 from ..backbones.shortlist import Listed, shortlist
 from ..metrics.verdict import Candidate, Standing, Verdict, reach_verdict
-from ..recipe.words import candidate, in_a_word
+from ..recipe.words import FROZEN, candidate, in_a_word
 from ..run_directory import replacing, write_json
 from .formats import finite
 from .run_entries import RunEntry, read_entries
@@ -20,7 +20,6 @@ from .saved_run import read_object
 from .selection import Scored, Selection, judge_selectors
 
 COSTS = ("train_seconds", "total_seconds", "latency_ms", "parameters", "trainable_parameters", "peak_memory_mb")
-_FROZEN = ("linear_probe", "knn", "quantized_probe")  # they search their settings themselves, on features
 _TOP = 3  # how many backbones a funnel takes, where it does not say
 
 
@@ -218,7 +217,7 @@ def _row(found: Sequence[RunEntry], root: Path, latencies: Mapping[str, float], 
         seeds=tuple(entry.seed for entry in found),
         runs=tuple(entry.path.relative_to(root).as_posix() for entry in found),
         costs={cost: _largest([_cost(entry, cost) for entry in found]) for cost in COSTS}
-        | {"latency_ms": latencies.get(_network(first))},
+        | {"latency_ms": None if first.strategy == "knn" else latencies.get(_network(first))},
         majority_baseline=_largest([finite(entry.run.splits["test"].get("majority_baseline")) for entry in found]),
         input_size=_input_size(first),
         pretraining=listed.pretraining if listed else None,
@@ -304,16 +303,16 @@ def _warnings(entries: Sequence[RunEntry], rows: Mapping[str, Row]) -> list[str]
     trained = {str(entry.run.environment.get("class_counts", {}).get("train")) for entry in entries}
     if len(trained) > 1:
         warnings.append("The candidates were trained on different numbers of images.")
-    fine_tuned = [entry for entry in entries if entry.strategy not in _FROZEN]
+    fine_tuned = [entry for entry in entries if entry.strategy not in FROZEN]
     searches = {_search(entry) for entry in fine_tuned}
     if len(searches) > 1:
         warnings.append(
             "The fine-tuned candidates were not given the same search: part of a difference may be how well each was tuned."
         )
-    if len(rows) > 1 and searches == {""} and len({_rate(entry) for entry in fine_tuned}) == 1:
-        warnings.append(
-            "Every fine-tuned candidate had the same learning rate (untuned): part of a difference may be whom that rate suits."
-        )
+    if len(rows) > 1 and searches == {""}:
+        one = len({_rate(entry) for entry in fine_tuned}) == 1
+        how = "Every fine-tuned candidate had the same learning rate (untuned)" if one else "No fine-tuned candidate was tuned"
+        warnings.append(f"{how}: part of a difference may be whom {'that rate' if one else 'its learning rate'} suits.")
     return warnings
 
 
@@ -347,7 +346,7 @@ def _scored(rows: Sequence[Row], standings: Mapping[str, Standing]) -> Scored | 
         found = standings[row.name].validation_accuracy
         return -1.0 if found is None else found
 
-    tuned = [row for row in rows if row.strategy not in _FROZEN]
+    tuned = [row for row in rows if row.strategy not in FROZEN]
     if not tuned:
         return None
     chosen = max(tuned, key=validation)

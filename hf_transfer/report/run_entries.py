@@ -93,7 +93,7 @@ def read_entries(root: Path) -> Entries:
             left_out[path] = str(error)
             continue
         found.append((path, run, predictions))
-    if not (found or unfinished or left_out):
+    if not (found or unfinished or left_out or (root / "study.json").is_file()):
         raise UserError(f"expected run directories in {root}, found none")
     values = _values(root, [(path, run) for path, run, _ in found])
     runs = [_entry(path, run, predictions, values[path]) for path, run, predictions in found]
@@ -134,7 +134,7 @@ def _object(path: Path) -> dict[str, Any] | None:
 
 
 def _values(root: Path, runs: Sequence[tuple[Path, SavedRun]]) -> dict[Path, dict[str, Any]]:
-    recipes = {path: flat(run.recipe) for path, run in runs}
+    recipes = {path: _untuned(path, run) for path, run in runs}
     study = read_object(root / "study.json") if (root / "study.json").is_file() else {}
     cells = study.get("cells")
     if isinstance(cells, Mapping):
@@ -144,6 +144,12 @@ def _values(root: Path, runs: Sequence[tuple[Path, SavedRun]]) -> dict[Path, dic
             return {path: {key: values.get(key) for key in keys} for path, values in given.items()}
     keys = _telling_keys(list(recipes.values()))
     return {path: {key: recipe.get(key) for key in keys} for path, recipe in recipes.items()}
+
+
+def _untuned(path: Path, run: SavedRun) -> dict[str, Any]:
+    """Return the values of a recipe by their dotted keys, without those that a search chose: each seed may have its own."""
+    chosen = (_object(path / "tuning.json") or {}).get("chosen") or {}
+    return {key: value for key, value in flat(run.recipe).items() if key not in chosen}
 
 
 def _telling_keys(recipes: Sequence[Mapping[str, Any]]) -> list[str]:

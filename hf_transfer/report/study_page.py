@@ -129,7 +129,7 @@ def _write_pictures(
     folder.mkdir(exist_ok=True)
     for pattern in _DRAWN:
         for old in [path for kind in ("png", "svg") for path in folder.glob(f"{pattern}.{kind}")]:
-            old.unlink()
+            old.unlink(missing_ok=True)
     pictures = []
     for place, table in enumerate(board.tables, start=1):
         end = "" if place == 1 else f"_{place}"

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from ..backbones.shortlist import shortlist
 from ..recipe import Recipe
 from ..recipe.schema import Data
-from ..recipe.words import SEED
+from ..recipe.words import FROZEN, SEED
 from ..run_directory import RunDirectory
-from .study import FROZEN, Cell
+from .study import Cell
 from .tuning import FOLDER
 
 Basis = Literal["measured", "alike", "scaled"]
@@ -32,7 +32,8 @@ class _Measured:
         seconds: of its run.
         searched: seconds of its search.
         images: split to the number of images of each class.
-        from_cache: whether it found features that another run had computed, so that its time says nothing of that work.
+        from_cache: whether it found features that another run had computed, and nobody knows what that took.
+        alone: seconds of its run had nobody computed its features before, as far as that is known.
     """
 
     cell: Cell
@@ -40,6 +41,7 @@ class _Measured:
     searched: float
     images: Mapping[str, Sequence[int]]
     from_cache: bool
+    alone: float
 
 
 def estimates(cells: Sequence[Cell], root: Path) -> list[dict[str, Any]]:
@@ -76,7 +78,7 @@ def _estimate(cell: Cell, measured: Mapping[str, _Measured]) -> dict[str, Any]:
     scaled = [(other, ratio) for other, ratio in ratios if not other.from_cache]
     if scaled:
         other, ratio = min(scaled, key=lambda pair: (*_unlike(cell, pair[0].cell), abs(math.log(pair[1]))))
-        return _told(runs * ratio * other.seconds, other, "scaled")
+        return _told(runs * ratio * other.alone, other, "scaled")
     return {"seconds": None, "measured_on": None, "basis": None}
 
 
@@ -87,7 +89,10 @@ def _told(seconds: float, other: _Measured, basis: Basis) -> dict[str, Any]:
 def _measure(cell: Cell) -> _Measured | None:
     root = Path(cell.recipe.output_dir)
     try:
-        seconds = float(_read(root / "metrics.json")["cost"]["total_seconds"])
+        cost = _read(root / "metrics.json")["cost"]
+        seconds = float(cost["total_seconds"])
+        known = "extraction_seconds" in cost
+        others = float(cost["extraction_seconds"]) - float(cost["extraction_spent_seconds"]) if known else 0.0
         counts = _read(root / "environment.json")["class_counts"]
         images = {split: [int(count) for count in of_class.values()] for split, of_class in counts.items()}
         probe = root / "probe.json"  # none where the frozen backbone saw every image in every epoch
@@ -95,7 +100,8 @@ def _measure(cell: Cell) -> _Measured | None:
         searched = float(_read(root / "tuning.json")["seconds"]) if cell.tune is not None else 0.0
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return _Measured(cell, seconds, searched, images, from_cache=features.get("computed") != features.get("total"))
+    from_cache = not known and features.get("computed") != features.get("total")
+    return _Measured(cell, seconds, searched, images, from_cache=from_cache, alone=seconds + others)
 
 
 def _read(path: Path) -> Any:

@@ -12,8 +12,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..errors import UserError, listed
+from ..recipe.words import FROZEN
 from ..run_directory import RunDirectory, write_json
-from .study import FROZEN, Cell, Funnel, Study, cells
+from .study import Cell, Funnel, Study, cells
 
 FILE = "funnel.json"
 

@@ -189,6 +189,9 @@ class _Devices:
     def _bury(self, worker: _Worker, cell: Cell, root: Path) -> Outcome:
         del self.workers[worker.seat.place]
         worker.process.join(_GRACE)
+        if worker.process.is_alive():  # it has let go of its connection, and not of its device
+            worker.process.kill()
+            worker.process.join()
         status = worker.process.exitcode
         if status in (_STOPPED, -signal.SIGTERM):
             time.sleep(1.0)  # who stops all processes of a job has told this one, too

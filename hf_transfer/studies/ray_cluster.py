@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunDirectoryError, UserError, require
+from ..recipe.words import FROZEN
 from .cell_life import Outcome, log_of, output_to, take, write_failure
 from .execution import Executor, begin_work
 from .interruption import interruptible
-from .study import FROZEN, Cell
+from .study import Cell
 
 LOCAL = "local"
 _RETRIES = 3

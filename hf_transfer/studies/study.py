@@ -18,12 +18,10 @@ from ..errors import Problem, RecipeError, listed
 from ..recipe import Recipe, dump_recipe, parse_recipe
 from ..recipe.loading import apply_overrides, problems_of, read_recipe, refuse_tokens
 from ..recipe.schema import Section
-from ..recipe.words import SEED, in_a_word
+from ..recipe.words import FROZEN, SEED, in_a_word
 from ..run_directory import REMARKS
 
 Cost = Literal["train_seconds", "total_seconds", "latency_ms", "parameters", "trainable_parameters", "peak_memory_mb"]
-FROZEN = ("linear_probe", "knn", "quantized_probe")
-"""Strategies that only read what a frozen backbone computes: they search their own settings, and cost little."""
 
 
 class Override(Section):
@@ -60,8 +58,8 @@ class Tune(Section):
     @classmethod
     def _lists_have_choices(cls, space: dict[str, Range | list[Any]]) -> dict[str, Range | list[Any]]:
         for key, values in space.items():
-            if isinstance(values, list) and len(values) < 2:
-                raise ValueError(f"expected at least two values of '{key}', found {len(values)}")
+            if isinstance(values, list) and (len(values) < 2 or len({_text(value) for value in values}) < len(values)):
+                raise ValueError(f"expected at least two values of '{key}', all different; found {_text(values)}")
             if key.partition(".")[0] in ("data", "evaluation", "hub", "model", "mode", "output_dir", SEED):
                 raise ValueError(f"expected keys of how to train, such as training.learning_rate; found '{key}'")
         return space

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import json
 import math
 import shutil
@@ -158,9 +159,10 @@ def settings(cell: Cell) -> list[dict[str, Any]]:
     found = [] if own is None else [own]
     lists = [values for values in tune.space.values() if isinstance(values, list)]
     possible = math.prod(map(len, lists)) if len(lists) == len(tune.space) else tune.trials
-    points = _points(tune, cell.recipe.seed)
-    while len(found) < min(tune.trials, possible):
-        values = next(points)
+    points = itertools.islice(_points(tune, cell.recipe.seed), 100 * tune.trials)  # a narrow range may not hold as many
+    for values in points:
+        if len(found) >= min(tune.trials, possible):
+            break
         if values not in found:
             found.append(values)
     return found
@@ -223,9 +225,10 @@ def _carry_out(trial: Trial, count: int, cell: Cell, place: Path) -> None:
     try:
         recipe = _trial_recipe(trial, count, cell, place)
         metrics = pipeline.run(recipe, resume=RunDirectory(place).recipe.is_file()).metrics
-    except UserError as error:
+    except Exception as error:  # a batch that does not fit in memory, too
         stop_if_asked()  # an interruption that came out as another error is no failure of the trial
-        trial.state, trial.reason = "failed", without_tokens(str(error))
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        trial.state, trial.reason = "failed", without_tokens(f"{kind}{error}")
         trial.seconds = time.perf_counter() - began
         print(f"trial {trial.number} failed: {trial.reason}", file=sys.stderr)
     else:

@@ -61,7 +61,9 @@ def test_compare__plan_study_verdict_and_going_on(folder, capsys):
     ranking = json.loads((root / "funnel.json").read_text())["ranking"]
     assert [row["goes_on"] for row in ranking] == [True, False]
 
-    assert main([*words, "--trials", "2"]) == 2
+    assert main([*words, "--dry-run"]) == 2
+    assert "there is a plan already; 'hf-transfer study runs/compare_photos/compare.json --dry-run'" in capsys.readouterr().err
+    assert main([*words, "--trials", "12"]) == 2
     assert capsys.readouterr().err.strip() == (
         "error: --output: runs/compare_photos holds another comparison (hf-transfer compare photos --budget 2m --backbone one "
         "--backbone two); nothing was touched. Go on with that one by 'hf-transfer study runs/compare_photos/compare.json', or "
@@ -75,13 +77,23 @@ def test_compare__plan_study_verdict_and_going_on(folder, capsys):
         (["--budget", "soon"], "--budget: expected a time such as 90s, 20m or 1h30m; found 'soon'"),
         (["--max-latency", "fast"], "--max-latency: expected a time such as 20ms; found 'fast'"),
         (
-            ["--output", "photos"],
-            "--output: photos is there already and holds no comparison; nothing was touched. Choose another one.",
+            ["--output", "one"],
+            "--output: one is there already and holds no comparison; nothing was touched. Choose another one.",
         ),
         (["--sizes", "smal"], "sizes: expected some of tiny, small, base, large, found 'smal' (did you mean 'small'?)"),
         (
             ["--backbone", "one", "--max-latency", "0.0001ms"],
             "compare: none of 1 backbones can be compared: all are too slow",
+        ),
+        (["--trials", "1"], "--trials: expected 2 to 1000, or 0 for no search; found 1"),
+        (["--limit", "0"], "--limit: expected at least 1, found 0"),
+        (
+            ["--backbone", "one", "--commercial"],
+            "--commercial chooses from the shortlist, and --backbone replaces it; leave one of them out",
+        ),
+        (
+            ["--output", "photos/out"],
+            "--output: photos/out lies in the folder of the images, where every folder is a class; choose another one",
         ),
         (
             ["training.num_train_epochs=3"],

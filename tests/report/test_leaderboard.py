@@ -119,6 +119,7 @@ def test_build_leaderboard__what_makes_a_comparison_unfair_is_said(write_run, tm
         "The times come from different machines (CPU; NVIDIA H100) and cannot be compared.",
         "The networks see images of different sizes: part of a difference may be the resolution.",
         "The candidates were trained on different numbers of images.",
+        "No fine-tuned candidate was tuned: part of a difference may be whom its learning rate suits.",
     )
 
 
@@ -175,6 +176,7 @@ def test_build_leaderboard__a_network_that_was_timed_once_is_timed_for_all_its_r
     probe = write_run("probe", 0.8, strategy="linear_probe")
     write_run("tuned", 0.9, strategy="full")
     write_run("bytes", 0.9, strategy="quantized_probe")
+    write_run("near", 0.9, strategy="knn")  # its search is not timed
     write_run("other", 0.9, strategy="full", backbone="timm:resnet50")
     _add(probe, "metrics.json", {"speed": {"latency_ms": 7.5}})
     (table,) = build_leaderboard(tmp_path / "study").tables
@@ -182,6 +184,7 @@ def test_build_leaderboard__a_network_that_was_timed_once_is_timed_for_all_its_r
         "linear_probe": 7.5,
         "full": 7.5,
         "quantized_probe": None,
+        "knn": None,
     }
     assert "7.5 ms" in leaderboard_text(build_leaderboard(tmp_path / "study"))
     assert build_leaderboard(tmp_path / "study", cheapest_by="latency_ms").tables[0].verdict.cost == "latency_ms"
@@ -222,6 +225,17 @@ def test_build_leaderboard__a_search_is_shown_and_an_unequal_one_is_said(write_r
         "The fine-tuned candidates were not given the same search: part of a difference may be how well each was tuned."
     )
     assert "Trials" in leaderboard_markdown(board)
+
+
+def test_build_leaderboard__what_a_search_chose_makes_no_candidate_of_a_seed(write_run, tmp_path):
+    """Also where runs of an earlier version of the study lie beside those of this one."""
+    for seed, rate in enumerate((0.1, 0.3)):
+        run = write_run(f"cells/new{seed}", 0.9, seed=seed, training={"learning_rate": rate, "num_train_epochs": 2})
+        _add(run, "tuning.json", {"trials": [{}], "chosen": {"training.learning_rate": rate}, "space": {}})
+    write_run("cells/old", 0.8, training={"num_train_epochs": 1})
+    (tmp_path / "study/study.json").write_text(json.dumps({"cells": {"new0": {"seed": 0}, "new1": {"seed": 1}}}))
+    (table,) = build_leaderboard(tmp_path / "study").tables
+    assert sorted(row.seeds for row in table.rows.values()) == [(0,), (0, 1)]
 
 
 def test_build_leaderboard__what_would_have_picked_the_backbone(write_run, tmp_path):

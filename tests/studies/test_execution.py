@@ -11,6 +11,7 @@ import pytest
 import repositories
 from filelock import FileLock
 
+from hf_transfer.cli import main
 from hf_transfer.errors import RunDirectoryError, UserError
 from hf_transfer.studies.estimate import estimates
 from hf_transfer.studies.execution import run_study
@@ -136,3 +137,21 @@ def test_study_command__dry_run_run_and_leaderboard(study, capsys):
     assert (Path(study.output_dir) / "leaderboard.md").is_file()
     assert main(words) == 1  # the third cell fails
     assert "failed: empty-0-" in capsys.readouterr().err
+
+
+def test_study_command__where_every_cell_fails_that_is_what_is_told(study, capsys):
+    bad = cells(study)[2].id
+    assert main(["study", "study.json", "--only", bad]) == 1
+    assert f"failed: {bad}: model.backbone: expected a config.json in empty" in capsys.readouterr().err
+    assert Path(study.output_dir, "report.html").is_file()
+
+
+def test_study_command__does_not_write_over_the_study_file(study, capsys):
+    Path("runs/study").mkdir(parents=True)
+    Path("runs/study/study.json").write_text(Path("study.json").read_text())
+    before = Path("runs/study/study.json").read_bytes()
+    assert main(["study", "runs/study/study.json"]) == 2
+    assert capsys.readouterr().err.strip() == (
+        "error: output_dir: runs/study/study.json would be written over; rename it, or choose another output_dir"
+    )
+    assert Path("runs/study/study.json").read_bytes() == before

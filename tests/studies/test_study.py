@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from hf_transfer.errors import RecipeError
 from hf_transfer.recipe.words import candidate
-from hf_transfer.studies.study import cells, is_study, load_study
+from hf_transfer.studies.study import Tune, cells, is_study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = {"data": {"source": "package:digits"}, "model": {"backbone": "timm:resnet18"}}
@@ -158,3 +159,9 @@ def test_study__imports_neither_torch_nor_transformers():
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("values", [[0.05], [0.05, 0.05]])
+def test_study__a_search_needs_different_values(values):
+    with pytest.raises(ValidationError, match=r"expected at least two values of 'training.weight_decay', all different; found"):
+        Tune.model_validate({"trials": 4, "space": {"training.weight_decay": values}})
