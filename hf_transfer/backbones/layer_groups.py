@@ -14,6 +14,7 @@ from torch import nn
 
 # With at most this many parametric layers inside a module is no stage of its own: a convolution and its norm, say.
 _SMALL = 2
+_WRAPPED = "network"  # where our own wrapper holds the network
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def _units(module: nn.Module, prefix: str, head_names: set[str]) -> list[_Unit]:
     for child, unit in children:
         # The one substantial part of a whole model is the network; what is inside may be nothing but bare layers (VGG).
         is_wrapper = unit.is_stage and stages == 1 and (not prefix or _opens(child, unit.path, head_names))
-        if is_wrapper or (not unit.is_stage and len(children) == 1 and not bare):  # a tiny network, such as LeNet
+        is_tiny = unit.path.partition(".")[0] == _WRAPPED and not unit.is_stage and len(children) == 1 and not bare  # LeNet
+        if is_wrapper or is_tiny:
             result += _units(child, f"{unit.path}.", head_names)
         else:
             result.append(unit)

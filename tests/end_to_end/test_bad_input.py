@@ -87,7 +87,7 @@ def test_unknown_backbones(refused, folder):
         ),
         "tim:resnet50": (
             "model.backbone: 'tim:' is not a known prefix; expected a Hub id, a local directory, timm:NAME, "
-            "torchvision:NAME or package:NAME"
+            "torchvision:NAME, package:NAME or scratch:NAME"
         ),
         "./nowhere": "model.backbone: expected a directory with a config.json, found no such directory: ./nowhere",
     }

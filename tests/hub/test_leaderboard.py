@@ -150,7 +150,7 @@ def test_push__is_read_back_by_the_real_client(trip):
     found, cells = trip.read, sorted(path.name for path in (trip.root / "cells").iterdir())
     assert found["private"]
     assert set(found["files"]) == {
-        ".gitattributes", "README.md", "leaderboard.csv", "leaderboard.json", "study.json",
+        ".gitattributes", "README.md", "leaderboard.csv", "leaderboard.json", "report.html", "study.json",
         *(f"runs/{cell}/{name}.json" for cell in cells for name in ("recipe", "metrics")),
     }  # fmt: skip
     assert found["data"]["configs"] == [{"config_name": "default", "data_files": "leaderboard.csv"}]

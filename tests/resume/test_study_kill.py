@@ -153,6 +153,7 @@ def assert_killed_study_goes_on(new_study, whole):
     return check
 
 
+@pytest.mark.resume
 def test_study__killed_in_a_training_and_gone_on_with(assert_killed_study_goes_on):
     assert_killed_study_goes_on("step:10", seeds="axes.seed=[0]")
 
