@@ -71,8 +71,10 @@ def _study(options: argparse.Namespace) -> int:
         options.overrides, options.ray = [*options.overrides, options.ray], "local"
     if options.ray is None and (options.cpus_per_cell is not None or options.gpus_per_cell is not None):
         raise UserError("--cpus-per-cell and --gpus-per-cell say what a task of Ray is given; they need --ray")
+    from ..studies.execution import MARK
+
     study = load_study(options.study, options.overrides)
-    if Path(options.study).resolve() == Path(study.output_dir, "study.json").resolve():
+    if Path(options.study).resolve() == Path(study.output_dir, MARK).resolve():
         raise UserError(f"output_dir: {options.study} would be written over; rename it, or choose another output_dir")
     if options.dry_run:
         _print_cells(cells(study), Path(study.output_dir), options.json)

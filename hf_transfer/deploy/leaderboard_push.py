@@ -21,6 +21,7 @@ from ..report.card_seal import is_unedited
 from ..report.leaderboard import Leaderboard, build_leaderboard, csv_lines
 from ..report.leaderboard_card import ROWS, check_leaderboard_metadata, leaderboard_card_text, model_link
 from ..report.redaction import public
+from ..report.run_entries import study_of
 from ..report.saved_run import read_object
 from ..run_directory import RunDirectory, replacing
 from .hub import (
@@ -62,8 +63,7 @@ def finished_leaderboard(root: Path) -> Leaderboard:
     Raises:
         UserError: when none of them is finished and scored a test split.
     """
-    study = read_object(root / _STUDY) if (root / _STUDY).is_file() else {}
-    board = build_leaderboard(root, cheapest_by=str(study.get("cheapest_by") or "train_seconds"))
+    board = build_leaderboard(root, cheapest_by=str(study_of(root).get("cheapest_by") or "train_seconds"))
     if not board.tables:
         found = [f"{name} (not finished)" for name in board.unfinished]
         found += [f"{name} ({why})" for name, why in board.left_out.items()]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 SEED = "seed"
 """The axis that repeats a candidate instead of making another."""
+
+Cost = Literal["train_seconds", "total_seconds", "latency_ms", "parameters", "trainable_parameters", "peak_memory_mb"]
+"""What a candidate costs, in a leaderboard and where one of equals is recommended."""
 
 FROZEN = ("linear_probe", "knn", "quantized_probe")
 """Strategies that only read what a frozen backbone computes: they search their own settings, and cost little."""

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, get_args
 
 from ..backbones.shortlist import Listed, shortlist
 from ..metrics.verdict import Candidate, Standing, Verdict, reach_verdict
-from ..recipe.words import FROZEN, candidate, in_a_word
+from ..recipe.words import FROZEN, Cost, candidate, in_a_word
 from ..run_directory import replacing, write_json
 from .formats import finite
 from .run_entries import RunEntry, read_entries
 from .saved_run import read_object
 from .selection import Scored, Selection, judge_selectors
 
-COSTS = ("train_seconds", "total_seconds", "latency_ms", "parameters", "trainable_parameters", "peak_memory_mb")
+COSTS: tuple[str, ...] = get_args(Cost)
 _TOP = 3  # how many backbones a funnel takes, where it does not say
 
 

@@ -133,10 +133,14 @@ def _object(path: Path) -> dict[str, Any] | None:
     return read_object(path) if path.is_file() else None
 
 
+def study_of(root: Path) -> dict[str, Any]:
+    """Return a study's study.json, empty in any other folder."""
+    return _object(root / "study.json") or {}
+
+
 def _values(root: Path, runs: Sequence[tuple[Path, SavedRun]]) -> dict[Path, dict[str, Any]]:
     recipes = {path: _untuned(path, run) for path, run in runs}
-    study = read_object(root / "study.json") if (root / "study.json").is_file() else {}
-    cells = study.get("cells")
+    cells = study_of(root).get("cells")
     if isinstance(cells, Mapping):
         given = {path: cells[path.name] for path in recipes if isinstance(cells.get(path.name), Mapping)}
         keys = list(dict.fromkeys(key for values in given.values() for key in values if key != SEED))

@@ -16,6 +16,7 @@ from .formats import finite
 from .history import read_history
 from .leaderboard import Leaderboard
 from .names import shorten
+from .run_entries import study_of
 from .saved_run import SavedRun, read_object
 
 METRICS = ("accuracy", "loss")
@@ -119,12 +120,6 @@ def read_runs(root: Path, board: Leaderboard) -> list[FolderRun]:
         problem = board.left_out.get(name) or problem or _failure(root, name)
         found.append(FolderRun(name, called, saved, RunDirectory(root / name).is_finished, problem))
     return found
-
-
-def study_of(root: Path) -> dict[str, Any]:
-    """Return a study's study.json, empty in any other folder."""
-    mark = root / "study.json"
-    return read_object(mark) if mark.is_file() else {}
 
 
 def choose_runs(runs: Sequence[FolderRun], patterns: Sequence[str]) -> list[FolderRun]:

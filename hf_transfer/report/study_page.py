@@ -22,6 +22,7 @@ from .leaderboard import Leaderboard, Table, build_leaderboard, write_leaderboar
 from .leaderboard_table import facts, leaderboard_markdown, selection_words, selectors
 from .names import plain
 from .redaction import public_text
+from .run_entries import study_of
 from .run_overlay import (
     COLOURS,
     METRICS,
@@ -32,7 +33,6 @@ from .run_overlay import (
     curves_of,
     draw_overlay,
     read_runs,
-    study_of,
 )
 from .run_tables import Table as TextTable
 from .run_tables import class_counts

@@ -68,8 +68,8 @@ def settled(cell: Cell, root: Path, *, retry_failed: bool) -> Outcome | None:
     """Return what became of a cell that is not to be carried out any more; None where it is."""
     if RunDirectory(Path(cell.recipe.output_dir)).is_finished:
         return Outcome(cell.id, "done")
-    if _failure(cell.id, root).is_file() and not retry_failed:
-        return Outcome(cell.id, "failed", error=_read_failure(_failure(cell.id, root)))
+    if failure_of(cell.id, root).is_file() and not retry_failed:
+        return Outcome(cell.id, "failed", error=_read_failure(failure_of(cell.id, root)))
     return None
 
 
@@ -94,7 +94,7 @@ def write_failure(cell: str, root: Path, said: str, *, trace: str = "", seconds:
         trace: the traceback, where it was not the user's mistake.
         seconds: how long it was at work, where that is known.
     """
-    path = _failure(cell, root)
+    path = failure_of(cell, root)
     path.parent.mkdir(exist_ok=True)
     write_json(path, {"error": said, "traceback": trace, "seconds": seconds})
     return Outcome(cell, "failed", error=said, ended=time.time())
@@ -134,7 +134,7 @@ def _carry_out(cell: Cell, root: Path) -> Outcome:
         write_failure(cell.id, root, said, trace=trace, seconds=time.time() - began)
         return Outcome(cell.id, "failed", said, worker, began, time.time())
     else:
-        _failure(cell.id, root).unlink(missing_ok=True)
+        failure_of(cell.id, root).unlink(missing_ok=True)
         return Outcome(cell.id, "carried_out", "", worker, began, time.time())
     finally:
         _free_gpu()
@@ -158,7 +158,8 @@ def _free_gpu() -> None:
         torch.cuda.empty_cache()
 
 
-def _failure(cell: str, root: Path) -> Path:
+def failure_of(cell: str, root: Path) -> Path:
+    """Return the file that says why a cell failed, where it did."""
     return root / "failed" / f"{cell}.json"
 
 

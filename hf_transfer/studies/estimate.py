@@ -14,6 +14,7 @@ from ..recipe import Recipe
 from ..recipe.schema import Data
 from ..recipe.words import FROZEN, SEED
 from ..run_directory import RunDirectory
+from .cell_life import failure_of
 from .study import Cell
 from .tuning import FOLDER
 
@@ -184,6 +185,6 @@ def _state(cell: Cell, root: Path) -> str:
     directory = RunDirectory(Path(cell.recipe.output_dir))
     if directory.is_finished:
         return "done"
-    if (root / "failed" / f"{cell.id}.json").is_file():
+    if failure_of(cell.id, root).is_file():
         return "failed"
     return "begun" if directory.root.is_dir() or (root / FOLDER / cell.id).is_dir() else "new"

@@ -14,6 +14,7 @@ from filelock import FileLock
 from ..errors import UserError, listed
 from ..recipe.words import FROZEN
 from ..run_directory import RunDirectory, write_json
+from .cell_life import failure_of, lock_of
 from .study import Cell, Funnel, Study, cells
 
 FILE = "funnel.json"
@@ -123,10 +124,9 @@ def _order(ranked: Ranked) -> tuple[float, float]:
 
 def _is_settled(cell: Cell, root: Path) -> bool:
     """Return whether a cell is done or has failed, waiting while another process is at it."""
-    directory, failure = RunDirectory(Path(cell.recipe.output_dir)), root / "failed" / f"{cell.id}.json"
+    directory, failure = RunDirectory(Path(cell.recipe.output_dir)), failure_of(cell.id, root)
     if not (directory.is_finished or failure.is_file()):
-        (root / "locks").mkdir(parents=True, exist_ok=True)
-        with FileLock(root / "locks" / f"{cell.id}.lock"):
+        with FileLock(lock_of(cell, root)):
             pass
     return directory.is_finished or failure.is_file()
 

@@ -18,10 +18,8 @@ from ..errors import Problem, RecipeError, listed
 from ..recipe import Recipe, dump_recipe, parse_recipe
 from ..recipe.loading import apply_overrides, problems_of, read_recipe, refuse_tokens
 from ..recipe.schema import Section
-from ..recipe.words import FROZEN, SEED, in_a_word
+from ..recipe.words import FROZEN, SEED, Cost, in_a_word
 from ..run_directory import REMARKS
-
-Cost = Literal["train_seconds", "total_seconds", "latency_ms", "parameters", "trainable_parameters", "peak_memory_mb"]
 
 
 class Override(Section):
