@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from offline import RECIPES
 
-from hf_transfer.cli import main
 from hf_transfer.recipe import load_any
 from hf_transfer.studies.study import cells, load_study
 
