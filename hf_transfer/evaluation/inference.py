@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from ..backbones.precision import full_precision
+from ..backbones.streams import in_streams, stream_count
 from ..data.dataset import own_part
 from ..data.table import ImageTable
 from ..data.transforms import Preprocessing
@@ -59,7 +60,7 @@ def predict_views(
     """Return float32 logits [n, V, C] for V views of each image of a table, on every process; each image is decoded once.
 
     Full precision on purpose: the figures are to be those that anyone gets who loads the model. No more pixels are in memory
-    than `batch_size` views, or all views of one image where they are more; the logits themselves take 4 n V C bytes.
+    than `batch_size` views, or all views of one image where they are more, on a CPU a few times that; the logits themselves take 4 n V C bytes.
 
     Args:
         model: a `PreTrainedModel`; it is put in eval mode on `device`.
@@ -90,9 +91,9 @@ def predict_views(
         collate_fn=ViewCollate(channels_last),
         pin_memory=device.type == "cuda",
     )
-    parts = []
-    for batch in tqdm(loader, desc=description, leave=False, disable=None if state.is_main_process else True):
-        parts += [forward_logits(model, pixels, device) for pixels in batch["pixel_values"].split(batch_size)]
+    progress = tqdm(loader, desc=description, leave=False, disable=None if state.is_main_process else True)
+    pixels = (part for batch in progress for part in batch["pixel_values"].split(batch_size))
+    parts = list(in_streams(lambda part: forward_logits(model, part, device), pixels, stream_count(device)))
     width = model.config.num_labels
     flat = np.concatenate(parts) if parts else np.empty((0, width), dtype=np.float32)
     logits = flat.reshape(len(own), len(views), width)

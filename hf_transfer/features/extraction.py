@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from ..backbones.precision import full_precision
+from ..backbones.streams import in_streams, stream_count
 from ..data.dataset import ImageDataset, own_part
 from ..errors import BackboneError
 from .pixels import SharedBatch, SharedImages
@@ -67,17 +69,18 @@ class FeatureModel(nn.Module):
         super().__init__()
         self.model = backbone.model.eval()
         self.autocast = autocast
-        self._entered: list[torch.Tensor] = []
-        self._listens = False  # the same network may be in another FeatureModel, of another precision
+        # Each thread listens to its own forward pass; the same network may be in another FeatureModel, of another precision.
+        self._own = threading.local()
         self._hooks = [self.model.get_submodule(head).register_forward_pre_hook(self._see) for head in probe_layers(backbone)]
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the features of a batch, in the dtype the network computes them in."""
-        self._entered, self._listens = [], True
+        entered: list[torch.Tensor] = []
+        self._own.entered = entered
         with torch.autocast(pixels.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             self.model(pixel_values=pixels)
-        self._listens = False
-        return torch.cat(self._entered, dim=-1) if len(self._entered) > 1 else self._entered[0]
+        self._own.entered = None
+        return torch.cat(entered, dim=-1) if len(entered) > 1 else entered[0]
 
     def close(self) -> None:
         """Take the hooks off the model again."""
@@ -85,8 +88,8 @@ class FeatureModel(nn.Module):
             hook.remove()
 
     def _see(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        if self._listens:
-            self._entered.append(inputs[0])
+        if (entered := getattr(self._own, "entered", None)) is not None:
+            entered.append(inputs[0])
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,11 @@ class Extractor:
     def batch_size(self) -> int:
         """Images at a time; every batch is full, so that each image meets the same arithmetic."""
         return _CPU_BATCH if self.device.type == "cpu" else _GPU_BATCH
+
+    @property
+    def streams(self) -> int:
+        """Batches that are computed at a time."""
+        return 1 if self.compiled else stream_count(self.device)
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[Compute]:
@@ -292,17 +300,27 @@ def _compute_pass(jobs: Sequence[Job], rows: np.ndarray, processes: int, advance
     seconds = [0.0] * len(jobs)
     first = held = 0  # position in `rows` of the first one that is not written yet, and how many follow it
     extractor = jobs[0].extractor
+    streams = min(job.extractor.streams for job in jobs)
     images = SharedImages([job.data for job in jobs], [job.extractor.backbone.is_convolutional for job in jobs])
-    for batch, count in _loaded(extractor, images, rows):
-        for number, (job, inputs) in enumerate(zip(jobs, images.inputs, strict=True)):
+
+    def show(loaded: tuple[SharedBatch, int]) -> tuple[list[tuple[torch.Tensor, float]], int]:
+        batch, count = loaded
+        found = []
+        for job, inputs in zip(jobs, images.inputs, strict=True):
             began = time.perf_counter()
-            kept[number].append(job.compute(batch.pixels[inputs])[:count])
+            features = job.compute(batch.pixels[inputs])[:count]
             forward = time.perf_counter() - began
             prepared = batch.seconds[inputs]
-            # Loader processes prepare the next batches meanwhile.
+            # Loader processes prepare the next batches meanwhile; streams share the processors with what prepares them.
             workers = extractor.workers
-            alone = max(forward, prepared / workers) if workers else forward + prepared
-            seconds[number] += alone / processes
+            alone = max(forward / streams, prepared / workers) if workers else (forward + prepared) / streams
+            found.append((features, alone / processes))
+        return found, count
+
+    for found, count in in_streams(show, _loaded(extractor, images, rows), streams):
+        for number, (features, alone) in enumerate(found):
+            kept[number].append(features)
+            seconds[number] += alone
         advance(count)
         held += count
         if held >= SHARD_ROWS or first + held == len(rows):

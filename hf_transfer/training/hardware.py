@@ -61,8 +61,10 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
         return False
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of malloc.h
-    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1) and mallopt(top_pad, 64 * 2**20))
+    trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # names of malloc.h
+    # One arena for all threads: another thread's own holds 64 MB, and what does not fit is mapped and handed back after all.
+    settings = ((mmap_max, 0), (trim_threshold, -1), (top_pad, 64 * 2**20), (arena_max, 1))
+    return all([mallopt(name, value) for name, value in settings])
 
 
 def device_name(device: torch.device) -> str:
