@@ -6,6 +6,9 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
+
+from ..errors import UserError, listed
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -16,7 +19,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         description="Load every model and data set that studies and recipes name, so that their files are in this machine's "
         "caches and the same files run without a network later. Exit status 2 where something could not be had.",
     )
-    fetch.add_argument("files", nargs="+", metavar="STUDY", help="study files or recipes")
+    fetch.add_argument(
+        "files", nargs="+", metavar="STUDY", help="study files or recipes; KEY=VALUE changes a key in each of them"
+    )
     fetch.add_argument("--json", action="store_true", help="print what was fetched as JSON")
     fetch.set_defaults(function=_fetch)
 
@@ -26,11 +31,15 @@ def _fetch(options: argparse.Namespace) -> int:
     from ..studies.study import cells, is_study, load_study
 
     recipes: list[Recipe] = []
-    for path in options.files:
+    changes = [word for word in options.files if "=" in word and not Path(word).exists()]
+    files = [word for word in options.files if word not in changes]
+    if not files:
+        raise UserError(f"fetch: expected a study file or a recipe; found only changes of keys: {listed(changes)}")
+    for path in files:
         if is_study(path):
-            recipes += [cell.recipe for cell in cells(load_study(path))]
+            recipes += [cell.recipe for cell in cells(load_study(path, changes))]
         else:
-            loaded = load_any(path)
+            loaded = load_any(path, changes)
             recipes += loaded.cells if isinstance(loaded, Benchmark) else [loaded]
     from ..connection import go_offline_if_unreachable
 

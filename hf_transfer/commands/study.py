@@ -71,13 +71,13 @@ def _study(options: argparse.Namespace) -> int:
         options.overrides, options.ray = [*options.overrides, options.ray], "local"
     if options.ray is None and (options.cpus_per_cell is not None or options.gpus_per_cell is not None):
         raise UserError("--cpus-per-cell and --gpus-per-cell say what a task of Ray is given; they need --ray")
-    from ..studies.execution import MARK
+    from ..studies.execution import MARK, choose_cells
 
     study = load_study(options.study, options.overrides)
     if Path(options.study).resolve() == Path(study.output_dir, MARK).resolve():
         raise UserError(f"output_dir: {options.study} would be written over; rename it, or choose another output_dir")
     if options.dry_run:
-        _print_cells(cells(study), Path(study.output_dir), options.json)
+        _print_cells(study, choose_cells(cells(study), options.only), options.json)
         return 0
     return carry_out_study(
         study, only=options.only, retry_failed=options.retry_failed, executor=_executor(options), as_json=options.json
@@ -156,11 +156,17 @@ def _conclude(count: int, result: StudyResult, as_json: bool) -> int:
     return 1 if result.failed else 0
 
 
-def _print_cells(cells: Sequence[Cell], root: Path, as_json: bool) -> None:
+def _print_cells(study: Study, cells: Sequence[Cell], as_json: bool) -> None:
     """Print the cells, which of them are done, and what they take: measured where it was, else that of their like."""
     from ..studies.estimate import estimates
+    from ..studies.funnel import left_out
 
+    root = Path(study.output_dir)
+    left = left_out(study, cells, root)
     rows: list[dict[str, Any]] = estimates(cells, root)
+    for row in rows:
+        if left is not None and row["id"] in left and row["state"] == "new":
+            row["state"] = "left out"
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -170,7 +176,7 @@ def _print_cells(cells: Sequence[Cell], root: Path, as_json: bool) -> None:
         cost = "?" if seconds is None else f"{'' if row['basis'] == 'measured' else '~'}{seconds:.0f} s"
         source = f"  scaled from {row['measured_on']}" if row["basis"] == "scaled" else ""
         print(f"{row['id']:<{width}}  {row['state']:<8}  {cost:>8}{source}")
-    missing = [row for row in rows if row["state"] != "done"]
+    missing = [row for row in rows if row["state"] not in ("done", "left out")]
     known = [row["seconds"] for row in missing if row["seconds"] is not None]
     unknown = (
         f", and {len(missing) - len(known)} cells of which nothing like them was measured yet"
@@ -178,3 +184,5 @@ def _print_cells(cells: Sequence[Cell], root: Path, as_json: bool) -> None:
         else ""
     )
     print(f"{len(rows)} cells, {len(missing)} to be carried out: about {sum(known) / 60:.1f} minutes{unknown}")
+    if left is None and study.funnel is not None:
+        print(f"the funnel will fine-tune {study.funnel.finetune_top} backbones and leave the others' cells out of these")

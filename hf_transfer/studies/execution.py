@@ -20,7 +20,7 @@ from .. import pipeline
 from ..errors import UserError, listed
 from ..run_directory import check_folder_of_runs, write_json
 from .cell_life import Outcome, lock_of, settled, take
-from .funnel import stages
+from .funnel import check_rankable, stages
 from .study import Cell, Study
 from .tuning import check_available
 
@@ -121,14 +121,14 @@ def run_study(
 
     Raises:
         RunDirectoryError: when the folder holds something else; nothing has been written then.
-        UserError: when no cell matches `only`, or what a search needs is not installed.
+        UserError: when no cell matches `only`, cells that rank a funnel's backbones are left out by it and not done, or what a
+            search needs is not installed.
     """
     root = Path(study.output_dir)
-    chosen = [cell for cell in cells if not only or any(fnmatch.fnmatch(cell.id, pattern) for pattern in only)]
-    if not chosen:
-        raise UserError(f"--only: no cell matches {listed(only)}; the cells are {listed([cell.id for cell in cells], 20)}")
+    chosen = choose_cells(cells, only)
     check_available(chosen)
     check_folder_of_runs(root, MARK, "study")
+    check_rankable(study, chosen, root)
     root.mkdir(parents=True, exist_ok=True)
     write_json(root / MARK, study.model_dump(mode="json", by_alias=True) | {"cells": {cell.id: cell.values for cell in cells}})
     result = StudyResult(root, left=[cell.id for cell in chosen])
@@ -138,6 +138,18 @@ def run_study(
         if freed:
             _execute(executor, freed, result, retry_failed=retry_failed)
     return result
+
+
+def choose_cells(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """Return the cells whose ids match one of some patterns, as in a shell; all of them where there is no pattern.
+
+    Raises:
+        UserError: when none matches.
+    """
+    chosen = [cell for cell in cells if not only or any(fnmatch.fnmatch(cell.id, pattern) for pattern in only)]
+    if not chosen:
+        raise UserError(f"--only: no cell matches {listed(only)}; the cells are {listed([cell.id for cell in cells], 20)}")
+    return chosen
 
 
 def seconds_between_cells(outcomes: Sequence[Outcome]) -> float:

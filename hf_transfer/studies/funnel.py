@@ -69,6 +69,45 @@ def stages(study: Study, chosen: Sequence[Cell], root: Path) -> Iterator[list[Ce
         yield [cell for cell in others if _model(cell) in going_on]
 
 
+def left_out(study: Study, some: Sequence[Cell], root: Path) -> set[str] | None:
+    """Return the ids of those cells that the funnel does not let begin; None while what ranks the backbones is not done.
+
+    Args:
+        study: the study; without a funnel nothing is left out.
+        some: cells of it.
+        root: its folder.
+    """
+    if study.funnel is None:
+        return set()
+    every = cells(study)
+    if any(not _is_known(cell, root) for cell in every if cell.recipe.strategy.name == study.funnel.rank_by):
+        return None
+    going_on = {ranked.model for ranked in rank_backbones(study.funnel, every, root) if ranked.goes_on}
+    return {cell.id for cell in some if cell.recipe.strategy.name not in FROZEN and _model(cell) not in going_on}
+
+
+def check_rankable(study: Study, chosen: Sequence[Cell], root: Path) -> None:
+    """Stop before anything is carried out where the backbones could not be ranked afterwards.
+
+    Raises:
+        UserError: naming cells that rank, are not done and are not among those to be carried out.
+    """
+    if study.funnel is None or all(cell.recipe.strategy.name in FROZEN for cell in chosen):
+        return
+    ranking = [cell for cell in cells(study) if cell.recipe.strategy.name == study.funnel.rank_by]
+    now = {cell.id for cell in chosen}
+    _refuse([cell for cell in ranking if cell.id not in now and not _is_known(cell, root)], ranking)
+
+
+def _refuse(missing: Sequence[Cell], ranking: Sequence[Cell]) -> None:
+    if missing:
+        raise UserError(
+            f"funnel: {len(missing)} of {len(ranking)} cells that rank the backbones are not done "
+            f"({listed([cell.id for cell in missing], 3)}); carry them out first, without --only or with patterns that include "
+            "them"
+        )
+
+
 def rank_backbones(funnel: Funnel, every: Sequence[Cell], root: Path) -> list[Ranked]:
     """Return the backbones of a study, the best on validation first; those whose cells failed come last and do not go on.
 
@@ -83,12 +122,7 @@ def rank_backbones(funnel: Funnel, every: Sequence[Cell], root: Path) -> list[Ra
         UserError: naming cells that rank and are neither done nor failed.
     """
     ranking = [cell for cell in every if cell.recipe.strategy.name == funnel.rank_by]
-    missing = [cell.id for cell in ranking if not _is_settled(cell, root)]
-    if missing:
-        raise UserError(
-            f"funnel: {len(missing)} of {len(ranking)} cells that rank the backbones are not done ({listed(missing, 3)}); "
-            "carry them out first, without --only or with patterns that include them"
-        )
+    _refuse([cell for cell in ranking if not _is_settled(cell, root)], ranking)
     found = [_rank(model, [cell for cell in ranking if _model(cell) == model]) for model in dict.fromkeys(map(_model, ranking))]
     found.sort(key=_order)
     return [
@@ -124,11 +158,14 @@ def _order(ranked: Ranked) -> tuple[float, float]:
 
 def _is_settled(cell: Cell, root: Path) -> bool:
     """Return whether a cell is done or has failed, waiting while another process is at it."""
-    directory, failure = RunDirectory(Path(cell.recipe.output_dir)), failure_of(cell.id, root)
-    if not (directory.is_finished or failure.is_file()):
+    if not _is_known(cell, root):
         with FileLock(lock_of(cell, root)):
             pass
-    return directory.is_finished or failure.is_file()
+    return _is_known(cell, root)
+
+
+def _is_known(cell: Cell, root: Path) -> bool:
+    return RunDirectory(Path(cell.recipe.output_dir)).is_finished or failure_of(cell.id, root).is_file()
 
 
 def _model(cell: Cell) -> str:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from hf_transfer.cli import main
 from hf_transfer.errors import RecipeError, UserError
-from hf_transfer.studies.funnel import FILE, stages
+from hf_transfer.studies.execution import run_study
+from hf_transfer.studies.funnel import FILE, left_out, stages
 from hf_transfer.studies.study import Study, cells
 
 BACKBONES = ("package:efficientnet_lite0", "package:efficientnet_lite1", "package:efficientnet_lite2")
@@ -109,6 +111,27 @@ def test_stages__what_ranks_has_to_be_done_first(tmp_path):
         "patterns that include them"
     )
     assert not (root / FILE).exists()
+
+
+def test_run_study__says_so_before_it_writes_anything(tmp_path):
+    study = _study(tmp_path)
+    with pytest.raises(UserError, match=r"funnel: 4 of 6 cells that rank the backbones are not done"):
+        run_study(study, cells(study), only=["efficientnet_lite0-*"])
+    assert not (tmp_path / "study").exists()
+
+
+def test_left_out__is_known_when_what_ranks_is_done(tmp_path, capsys):
+    study, root = _study(tmp_path), tmp_path / "study"
+    found = cells(study)
+    assert left_out(study, found, root) is None
+    for cell in _of(found, "linear_probe"):
+        _finish(cell, {"0": 0.5, "1": 0.9, "2": 0.7}[cell.recipe.model.backbone[-1]])
+    assert left_out(study, found, root) == {cell.id for cell in _of(found, "full", "efficientnet_lite0")}
+    file = tmp_path / "study.json"
+    file.write_text(study.model_dump_json(by_alias=True))
+    assert main(["study", str(file), "--dry-run", "--only", "*-full-*"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("left out") == 2 and "6 cells, 4 to be carried out" in told
 
 
 def test_cells__a_funnel_that_cannot_rank_is_refused(tmp_path):
