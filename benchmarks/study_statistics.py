@@ -53,6 +53,7 @@ class World:
         accuracy: mean of the images' chances, before candidates disagree.
         disagreement: standard deviation on the logit scale of what a candidate makes of an image (of a group of images).
         group_size: images of a group, which a candidate finds equally hard.
+        uneven: whether groups have that size on average only, geometrically distributed from 1 on.
         groups_told: whether the verdict is told of the groups.
         validated: whether the leader is chosen on validation, or else on test.
     """
@@ -64,6 +65,7 @@ class World:
     accuracy: float = 0.9
     disagreement: float = 1.0
     group_size: int = 1
+    uneven: bool = False
     groups_told: bool = True
     validated: bool = True
 
@@ -100,9 +102,17 @@ class World:
         return float(np.average(means, weights=weights))
 
     @cached_property
+    def _membership(self) -> np.ndarray:
+        """The group of each image [n]."""
+        if not self.uneven:
+            return np.arange(self.n) // self.group_size
+        sizes = np.random.default_rng(7).geometric(1 / self.group_size, self.n)
+        return np.repeat(np.arange(self.n), sizes)[: self.n]
+
+    @cached_property
     def groups(self) -> np.ndarray | None:
         """The group of each test image [n], or None where there are none or they are not told."""
-        return None if self.group_size == 1 or not self.groups_told else np.arange(self.n) // self.group_size
+        return None if self.group_size == 1 or not self.groups_told else self._membership
 
     def study(self, rng: np.random.Generator) -> list[Candidate]:
         """Return a study's candidates."""
@@ -116,11 +126,11 @@ class World:
         return [Candidate(f"c{k}", test[k], tuple(validation[k].mean(axis=1))) for k in range(len(test))]
 
     def _outcomes(self, rng: np.random.Generator, seed_shift: list[np.ndarray]) -> list[np.ndarray]:
-        units = -(-self.n // self.group_size)
+        units = int(self._membership[-1]) + 1
         difficulty = self._difficulty(rng, self.n)
         outcomes = []
         for shift in seed_shift:
-            own = np.repeat(self.disagreement * rng.normal(size=units), self.group_size)[: self.n]
+            own = (self.disagreement * rng.normal(size=units))[self._membership]
             outcomes.append(rng.random((len(shift), self.n)) < expit(difficulty + own + shift[:, None]))
         return outcomes
 
@@ -155,6 +165,7 @@ def describe(world: World) -> list[str]:
 def false_winners(studies: int, quick: bool) -> None:
     plain = [(World((3,) * k, n, sd), "") for sd in (0.0, 0.005, 0.01) for k in (3, 6, 12) for n in (400, 2000, 10_000)]
     six = World((3,) * 6, 2000)
+    uneven = replace(six, group_size=10, uneven=True, disagreement=3.0)
     special = [
         (replace(six, disagreement=0.0), "sampling noise only"),
         (replace(six, seeds=(1,) * 6), "networks"),
@@ -174,6 +185,11 @@ def false_winners(studies: int, quick: bool) -> None:
         (replace(six, group_size=10, disagreement=3.0), "groups of 10"),
         (replace(six, seeds=(1,) * 6, group_size=10, disagreement=3.0), "networks, groups of 10"),
         (replace(six, seeds=(1,) * 6, group_size=10, disagreement=3.0, groups_told=False), "the same, groups not told"),
+        (replace(uneven, n=400), "uneven groups of 10"),
+        (uneven, "uneven groups of 10"),
+        (replace(uneven, n=400, seeds=(1,) * 6), "networks, uneven groups of 10"),
+        (replace(uneven, seeds=(1,) * 6), "networks, uneven groups of 10"),
+        (replace(uneven, seeds=(1,) * 6, groups_told=False), "the same, groups not told"),
     ]
     rows = []
     for world, what in tqdm(plain[3:4] + special[:2] if quick else plain + special, leave=False):

@@ -131,6 +131,7 @@ def prepare_live(
         ema=recipe.ema,
         early_stopping=recipe.early_stopping,
         adapters=adapters,
+        monitor=recipe.evaluation.monitor,
         callbacks=callbacks,
     )
     return LiveTraining(trainer, first)

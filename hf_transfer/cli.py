@@ -12,6 +12,7 @@ from .access_tokens import without_tokens
 from .commands import (
     check,
     compare,
+    data,
     demo,
     evaluate,
     explain,
@@ -35,6 +36,7 @@ COMMANDS = (
     compare,
     study,
     fetch,
+    data,
     check,
     find_lr,
     recipes,
@@ -86,7 +88,10 @@ def _guarded(function: Callable[[argparse.Namespace], int], options: argparse.Na
             print(f"error: {without_tokens(message_of(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; a run that has begun continues with --resume", file=sys.stderr)
+        print(
+            "interrupted" + ("; a run that has begun continues with --resume" if hasattr(options, "resume") else ""),
+            file=sys.stderr,
+        )
         return 130
     except BrokenPipeError:  # whoever reads the output has seen enough, as in `hf-transfer predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit fails no more

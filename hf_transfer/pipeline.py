@@ -77,17 +77,21 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
 
 def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
     from .backbones.build import build_backbone
+    from .backbones.scratch.temperatures import temperature_metrics, temperatures
     from .backbones.transformers_models import load_checkpoint
     from .data.build import build_splits
     from .data.dataset import check_first_batch
     from .evaluation.speed import measure_speed
     from .features.extraction import probe_layers
+    from .report.watched import times_scored
     from .training.arguments import build_arguments, feature_defaults, training_defaults
     from .training.hardware import reset_peak_memory
+    from .training.monitor import check_monitored, one_sided
 
     started = time.perf_counter()
     from_features = needs_features_only(recipe)
     _say_live(recipe)
+    check_watchable(recipe)
     if recipe.features.label_quality:
         require("cleanlab", "labels", "features.label_quality", otherwise=", or set it to false")
     if recipe.strategy.name == "lora":
@@ -108,12 +112,16 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     state = process_state(training)
     reset_peak_memory(state.device)  # of what this process has done before, such as another run of a study
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=True, extra=recipe.evaluation.extra)
+    check_monitored(recipe.evaluation.monitor, splits)
     backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
     if from_features or recipe.strategy.name == "two_phase":
         probe_layers(backbone)  # refuses a head that is more than linear
     adapters = None if from_features else prepare_network(recipe, splits, backbone)
     check_first_batch(backbone.preprocessing, splits.tables["train"])
     _say_splits(splits, state)
+    if state.is_main_process:
+        for said in one_sided(recipe.evaluation.monitor, splits):
+            print(f"note: {said}", file=sys.stderr)
     quantized = quantize_frozen(recipe, splits, backbone) if recipe.strategy.name == "quantized_probe" else None
     state.wait_for_everyone()  # every process has looked at the directory before one of them writes into it
     if state.is_main_process:
@@ -144,10 +152,28 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
         "parameters": backbone.parameter_count,
         "device": _device_name(state),
     }
-    if recipe.evaluation.speed and state.is_main_process:
+    if recipe.evaluation.monitor and state.is_main_process:
+        metrics["monitored"] = times_scored(recipe.evaluation.monitor, directory.history)
+    learned = directory.model.is_dir() and bool(temperatures(backbone.model))
+    if (recipe.evaluation.speed or learned) and state.is_main_process:
         saved = load_checkpoint(str(directory.model), None, class_names=None)
-        metrics["speed"] = asdict(measure_speed(saved, device=state.device, seconds=_SPEED_SECONDS))
+        metrics |= temperature_metrics(saved.model)
+        if recipe.evaluation.speed:
+            metrics["speed"] = asdict(measure_speed(saved, device=state.device, seconds=_SPEED_SECONDS))
     return _push(recipe, _finish(recipe, directory, metrics, state), pusher)
+
+
+def check_watchable(recipe: Recipe) -> None:
+    """Stop where a run is asked to score splits while it trains, and nothing is evaluated meanwhile.
+
+    Raises:
+        UserError: for a head that is fitted on features; strategies that never train are found when a recipe is read.
+    """
+    if recipe.mode == "train" and recipe.evaluation.monitor and needs_features_only(recipe):
+        raise UserError(
+            f"evaluation.monitor: strategy '{recipe.strategy.name}' fits its head on features that are computed once, and "
+            "evaluates nothing meanwhile; leave it out, or set features.cache to false for a training with evaluations"
+        )
 
 
 def needs_features_only(recipe: Recipe) -> bool:
@@ -189,6 +215,7 @@ def _say_live(recipe: Recipe) -> None:
 
 def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
     from .backbones.build import load_as_it_is
+    from .backbones.scratch.temperatures import temperature_metrics
     from .backbones.transformers_models import checkpoint_digest
     from .data.build import build_splits
     from .data.dataset import check_first_batch
@@ -256,6 +283,7 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     }
     if recipe.evaluation.speed and state.is_main_process:
         metrics["speed"] = asdict(measure_speed(backbone, device=state.device))
+    metrics |= temperature_metrics(backbone.model)
     return _finish(recipe, directory, metrics, state)
 
 
@@ -394,6 +422,7 @@ def _environment(recipe: Recipe, splits: Splits, backbone: Backbone, state: Part
         },
         "skipped": {split: [list(item) for item in items] for split, items in splits.skipped.items() if items},
         "duplicates_across_splits": splits.duplicates,
+        "groups_across_splits": splits.shared_groups,
         "backbone": recipe.model.backbone,
         "backbone_hub_id": provenance.hub_id,
         "backbone_revision": provenance.revision,
@@ -419,8 +448,7 @@ def _say_seen(seen: dict[str, int] | None, splits: Splits) -> None:
 def _say_splits(splits: Splits, state: PartialState) -> None:
     if not state.is_main_process:
         return
-    sizes = ", ".join(f"{split} {len(table)}" for split, table in (splits.tables | splits.extra).items())
-    print(f"{len(splits.class_names)} classes; images: {sizes}", file=sys.stderr)
+    print(f"{len(splits.class_names)} classes; images: {splits.sizes()}", file=sys.stderr)
     for split, items in splits.skipped.items():
         if items:
             print(f"left out {len(items)} unreadable images of {split}; environment.json lists them", file=sys.stderr)
@@ -428,5 +456,12 @@ def _say_splits(splits: Splits, state: PartialState) -> None:
         print(
             f"warning: {len(splits.duplicates)} images stand in more than one split, byte for byte "
             f"({'; '.join(splits.duplicates[0])}); environment.json lists them",
+            file=sys.stderr,
+        )
+    if splits.shared_groups:
+        first = next(iter(splits.shared_groups))
+        print(
+            f"warning: {len(splits.shared_groups)} groups (data.group_column) stand in more than one of the splits that the "
+            f"source brings, such as '{first}'; environment.json lists them",
             file=sys.stderr,
         )

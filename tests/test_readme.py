@@ -13,13 +13,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.+?)```", README, re.S)
 
 
-DOCS = [
-    block for path in sorted((ROOT / "docs").glob("*.md")) for block in re.findall(r"```bash\n(.+?)```", path.read_text(), re.S)
-]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCS = [block for path in PAGES for block in re.findall(r"```bash\n(.+?)```", path.read_text(encoding="utf-8"), re.S)]
 
 
 def commands(blocks=BLOCKS):
-    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [line.partition("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return sorted({part.strip() for line in lines for part in line.split("&&") if part.strip()})
 
 
@@ -53,16 +52,16 @@ def test_readme__paths_in_commands_exist(command):
 
 
 def test_readme__every_recipe_has_its_row():
-    rows = set(re.findall(r"^\| (\w+) \| `hf-transfer run (recipes/\S+?\.json)", README, re.M))
-    recipes = {
-        (path.stem, f"recipes/{path.name}") for path in (ROOT / "recipes").glob("*.json") if not path.stem.endswith("schema")
-    }
-    assert rows == recipes
+    rows = re.findall(r"^\| ([\w-]+) \| `hf-transfer run (recipes/\S+?\.json)", README, re.M)
+    files = [path for path in (ROOT / "recipes").rglob("*.json") if not path.stem.endswith("schema")]
+    recipes = [path for path in files if path.parent.name != "studies"]
+    assert sorted(rows) == sorted((path.stem, path.relative_to(ROOT).as_posix()) for path in recipes)
 
 
 def test_readme__every_study_has_its_row():
-    rows = set(re.findall(r"^\| (\w+) \| `hf-transfer study (recipes/studies/\S+?\.json)", README, re.M))
-    assert rows == {(path.stem, f"recipes/studies/{path.name}") for path in (ROOT / "recipes/studies").glob("*.json")}
+    rows = re.findall(r"^\| (\w+) \| `hf-transfer study (recipes/studies/\S+?\.json)", README, re.M)
+    studies = (ROOT / "recipes/studies").glob("*.json")
+    assert sorted(rows) == sorted((path.stem, path.relative_to(ROOT).as_posix()) for path in studies)
 
 
 def test_readme__the_tree_is_the_tree():

@@ -16,8 +16,16 @@ _MOST = 4  # each holds the activations of a batch
 
 
 def stream_count(device: torch.device) -> int:
-    """Return how many batches are to be computed at a time: up to four on a CPU, one where a device queues its work itself."""
-    return min(_MOST, torch.get_num_threads()) if device.type == "cpu" else 1
+    """Return how many batches are to be computed at a time: one where a device queues its work itself, up to four on a CPU.
+
+    Of the numbers up to four the one that leaves the fewest threads without work; of equals the largest.
+    """
+    threads = torch.get_num_threads()
+    return (
+        max(range(1, min(_MOST, threads) + 1), key=lambda streams: (-(threads % streams), streams))
+        if device.type == "cpu"
+        else 1
+    )
 
 
 def in_streams(function: Callable[[Item], Result], items: Iterable[Item], streams: int) -> Iterator[Result]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecipeError, UserError
+from ..errors import RecipeError, UserError, listed
 from .printing import OVERRIDE_HELP
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def _check(options: argparse.Namespace) -> int:
             else:
                 loaded = load_any(path, options.overrides)
                 runs = loaded.cells if isinstance(loaded, Benchmark) else (loaded,)
+            _check_own_networks(runs)
+            _check_watched(runs)
             problems[path] = []
             class_names = None
             if options.data or options.layers:
@@ -48,7 +51,7 @@ def _check(options: argparse.Namespace) -> int:
 
                 go_offline_if_unreachable()
             if options.data:
-                for recipe in {run.data.model_dump_json(): run for run in runs}.values():
+                for recipe in {(run.data.model_dump_json(), run.evaluation.model_dump_json()): run for run in runs}.values():
                     class_names, told_sizes = _read_data(recipe)
                     if not options.json:
                         print(f"{path}: {told_sizes}")
@@ -78,15 +81,43 @@ def _check(options: argparse.Namespace) -> int:
     return 2 if any(problems.values()) else 0
 
 
+def _check_own_networks(runs: Sequence[Recipe]) -> None:
+    """Refuse names of our own networks that stand for none; all of them at once."""
+    from ..backbones.scratch.variant import parse_variant
+
+    wrong = []
+    for backbone in dict.fromkeys(run.model.backbone for run in runs):
+        if backbone.startswith("scratch:"):
+            try:
+                parse_variant(backbone.removeprefix("scratch:"))
+            except UserError as error:
+                wrong.append(str(error))
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+def _check_watched(runs: Sequence[Recipe]) -> None:
+    """Refuse runs that are to be watched while they train and evaluate nothing meanwhile."""
+    if watched := [run for run in runs if run.evaluation.monitor]:
+        from ..pipeline import check_watchable  # which imports numpy
+
+        for run in watched:
+            check_watchable(run)
+
+
 def _read_data(recipe: Recipe) -> tuple[list[str], str]:
     """Read and decode every image of a recipe; return the class names, and the sizes of the splits in words."""
     from ..data.build import build_splits
+    from ..training.monitor import check_monitored
 
     splits = build_splits(
         recipe.data, recipe.evaluation.splits, training=recipe.mode == "train", decode=True, extra=recipe.evaluation.extra
     )
-    sizes = ", ".join(f"{split} {len(table)}" for split, table in (splits.tables | splits.extra).items())
-    return splits.class_names, f"{len(splits.class_names)} classes; images: {sizes}"
+    check_monitored(recipe.evaluation.monitor, splits)
+    told = f"{len(splits.class_names)} classes; images: {splits.sizes()}"
+    if splits.shared_groups:
+        told += f"; groups in more than one split: {listed(splits.shared_groups)}"
+    return splits.class_names, told
 
 
 def _layers(recipe: Recipe, class_names: list[str] | None) -> dict[str, Any]:

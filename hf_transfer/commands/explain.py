@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
     from ..explain.explanations import Question
 
-# The names in explain.maps, which imports torch.
+# The names in explain.class_grid and explain.maps, which import torch.
+PICTURE = "explanations.png"
 METHODS = ("gradcam", "gradcam++", "layercam", "hirescam", "eigencam", "rollout", "integrated_gradients", "occlusion")
 
 
@@ -27,7 +29,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "explain",
         help="show what a model looked at",
         description="Draw where a model looked: a PNG for each image, and explanations.csv with the peak of each map. Without "
-        "PLACES, MODEL is a run directory, and images of its test split are drawn into one picture, a row for each class.",
+        "PLACES, MODEL is a run directory, and images of its test split are drawn into one picture, a row for each class; or a "
+        "folder of runs, such as a study's: each run below it gets its picture, and the folder's report shows them all.",
     )
     explain.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     explain.add_argument("images", nargs="*", metavar="PLACE", help="file, folder, quoted pattern or http(s) address")
@@ -61,7 +64,8 @@ def _explain(options: argparse.Namespace) -> int:
         raise UserError(f"--batch-size: expected 1 or more, found {options.batch_size}")
     if options.images:
         return _explain_images(options)
-    return _explain_run(options)
+    runs = _runs_below(options.model)
+    return _explain_folder(options, runs) if runs else _explain_one(options)
 
 
 def _explain_images(options: argparse.Namespace) -> int:
@@ -85,15 +89,67 @@ def _explain_images(options: argparse.Namespace) -> int:
     return 1 if unreadable or closed else 0
 
 
-def _explain_run(options: argparse.Namespace) -> int:
+def _runs_below(folder: str) -> list[RunDirectory]:
+    """Return the runs below a folder; none where it is a run itself, or no folder at all."""
+    from ..deploy.destination import expanded
+    from ..report.run_entries import run_directories
+
+    root = expanded(folder)
+    return [] if (root / "recipe.json").is_file() else [RunDirectory(path) for path in run_directories(root)]
+
+
+def _explain_folder(options: argparse.Namespace, runs: Sequence[RunDirectory]) -> int:
+    """Give each finished run its picture, one after another, and the folder a report that shows them."""
+    from ..deploy.destination import expanded
+    from ..report.study_page import write_study_report, written_by_others
+
+    problems = _question_problems(options)
+    if options.output:
+        problems.append("--output: each run of a folder has its picture in its own plots/; leave it out")
+    if problems:
+        raise UserError("explain: " + "\n".join(problems))
+    rows: list[dict[str, Any]] = []
+    status = 0
+    for run in runs:
+        if not run.is_finished:
+            print(f"{run.root}: not finished, passed over", file=sys.stderr)
+        elif (run.plots / PICTURE).exists() and not options.overwrite:
+            print(f"{run.root}: has its picture already; --overwrite draws it again", file=sys.stderr)
+        else:
+            try:
+                found, gone = _explain_run(argparse.Namespace(**{**vars(options), "model": str(run.root)}))
+            except UserError as error:  # such as of nearest neighbours, which leave no model
+                print(f"{run.root}: {error}", file=sys.stderr)
+                status = 1
+                continue
+            status = 1 if gone else status
+            rows += [{"run": str(run.root), **row} for row in found]
+            print(f"{run.root}: {len(found)} images", file=sys.stderr)
+    folder = expanded(options.model)
+    page = "" if written_by_others(folder) else f"; {write_study_report(folder).page}"
+    _report(rows, options.json, f"{len(rows)} images of {len({row['run'] for row in rows})} runs{page}")
+    return status
+
+
+def _explain_one(options: argparse.Namespace) -> int:
+    rows, gone = _explain_run(options)
+    from ..deploy.destination import expanded
+
+    output = expanded(options.output) if options.output else RunDirectory(expanded(options.model)).plots
+    _report(rows, options.json, f"{len(rows)} images in {output / PICTURE}")
+    return 1 if gone else 0
+
+
+def _explain_run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+    """Draw a run's picture, and return the rows of its table and which of the chosen images are gone."""
     from ..deploy.destination import check_destination, expanded
 
     run = RunDirectory(expanded(options.model))
     output = expanded(options.output) if options.output else run.plots
-    check_destination(output / "explanations.png", "--output")
+    check_destination(output / PICTURE, "--output")
     _check_run(options, run, output)
     from ..evaluation.predictions import Predictions
-    from ..explain.class_grid import PICTURE, explain_run
+    from ..explain.class_grid import explain_run
 
     predictions = Predictions.read(run.predictions / "test.parquet")
     backbone, question = _load(options)
@@ -105,8 +161,7 @@ def _explain_run(options: argparse.Namespace) -> int:
         tell_the_card(run.root)
     for name in gone:
         print(f"cannot read {name}", file=sys.stderr)
-    _report(rows, options.json, f"{len(rows)} images in {output / PICTURE}")
-    return 1 if gone else 0
+    return rows, gone
 
 
 def _check_run(options: argparse.Namespace, run: RunDirectory, output: Path) -> None:
@@ -115,17 +170,23 @@ def _check_run(options: argparse.Namespace, run: RunDirectory, output: Path) -> 
         problems.append(
             f"without images, MODEL is the directory of a run that scored a test split; {options.model} is none. Name images"
         )
-    if options.target != "predicted" or options.top_k != 1 or "," in options.layers:
-        problems.append(
-            "without images, one layer and the predicted class are drawn: leave --target and --top-k out and name one layer"
-        )
-    there = [str(output / name) for name in ("explanations.png", "explanations.csv") if (output / name).exists()]
+    problems += _question_problems(options)
+    there = [str(output / name) for name in (PICTURE, "explanations.csv") if (output / name).exists()]
     if there and not options.overwrite:
         problems.append(
             f"{' and '.join(there)} exist; nothing was touched. Replace them with --overwrite, or choose an --output"
         )
     if problems:
         raise UserError("explain: " + "\n".join(problems))
+
+
+def _question_problems(options: argparse.Namespace) -> list[str]:
+    """Return what of a question does not fit into the picture of a run."""
+    if options.target != "predicted" or options.top_k != 1 or "," in options.layers:
+        return [
+            "without images, one layer and the predicted class are drawn: leave --target and --top-k out and name one layer"
+        ]
+    return []
 
 
 def _report(rows: list[dict[str, Any]], as_json: bool, done: str) -> None:

@@ -66,6 +66,7 @@ def _report_run(root: Path, output: Path | None, as_json: bool) -> int:
     run = SavedRun.read(root)
     _stay_offline_if_need_be(run.section("data").get("source"))
     from ..report import write_model_card, write_plots, write_report
+    from ..report.temperatures import learned_temperatures
 
     page = write_report(root, output, write_plots(root))
     if not (root / "README.md").exists():
@@ -73,8 +74,10 @@ def _report_run(root: Path, output: Path | None, as_json: bool) -> int:
     pictures = sorted(str(path) for path in (root / "plots").glob("*.png"))
     if as_json:
         print(json.dumps({"report": str(page), "plots": pictures}, indent=2))
-    else:
-        print(f"{page}\n{len(pictures)} pictures in {root / 'plots'}")
+        return 0
+    if temperatures := learned_temperatures(run.metrics):
+        print(f"learned temperatures of the attention: {temperatures.words}")
+    print(f"{page}\n{len(pictures)} pictures in {root / 'plots'}")
     return 0
 
 

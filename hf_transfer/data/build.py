@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError, listed
-from .integrity import cross_split_duplicates, fingerprint, scan
+from .integrity import cross_split_duplicates, cross_split_groups, fingerprint, scan
 from .sources import read_source
 from .splits import hold_out, subset
 from .table import ImageTable
@@ -30,6 +30,7 @@ class Splits:
         skipped: split to the unreadable images left out of it, as (file or sample id, reason).
         duplicates: groups of byte-identical images that stand in more than one split, as `split: sample id`.
         revision: commit of a Hub data set, None elsewhere.
+        shared_groups: group to split to number of images, for the groups that stand in more than one split.
     """
 
     tables: dict[str, ImageTable]
@@ -39,10 +40,20 @@ class Splits:
     duplicates: list[list[str]] = field(default_factory=list)
     revision: str | None = None
     extra: dict[str, ImageTable] = field(default_factory=dict)
+    shared_groups: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def table(self, name: str) -> ImageTable:
         """Return the images of a split or of a further test set."""
         return self.tables[name] if name in self.tables else self.extra[name]
+
+    def sizes(self) -> str:
+        """Return the number of images of every split and further test set in words, and of groups where there are any."""
+        sizes = []
+        for name, table in (self.tables | self.extra).items():
+            groups = 0 if table.groups is None else len(np.unique(table.groups))
+            together = f" in {groups} group{'s' if groups > 1 else ''}" if groups else ""
+            sizes.append(f"{name} {len(table)}{together}")
+        return ", ".join(sizes)
 
 
 def build_splits(
@@ -199,4 +210,5 @@ def _checked(
         duplicates,
         revision,
         extra={name: tables[name] for name in extra},
+        shared_groups=cross_split_groups(splits),
     )

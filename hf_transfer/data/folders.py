@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, listed
+from ..errors import DataError, listed, nearest
+from .groups import groups_of_paths
 from .table import ImageTable
 
 IMAGE_SUFFIXES = frozenset(
@@ -64,15 +66,20 @@ def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name) if part], name
 
 
-def read_class_folders(root: Path) -> SourceTables:
+def read_class_folders(root: Path, *, group_by: str | None = None, drop: Collection[str] = ()) -> SourceTables:
     """Read a folder of class folders, or of split folders (train, validation, test) that hold class folders.
 
     Hidden files and folders, and files that are no images, are passed over. The order of classes is natural ("10" after
     "9"), the order of images is that of their relative paths, so neither depends on the file system.
 
+    Args:
+        root: the folder.
+        group_by: which images belong together; see `groups_of_paths`, which is given each path below its split folder.
+        drop: class folders to leave out.
+
     Raises:
-        DataError: when there are no class folders, one of them holds no image, split folders have company that is none, or
-            a name is not UTF-8.
+        DataError: when there are no class folders, one of them holds no image, split folders have company that is none, a
+            name is not UTF-8, a class to leave out is not there, or `group_by` does not fit.
     """
     children = sorted((p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_order)
     splits = [name for name in children if name.lower() in SPLIT_NAMES]
@@ -92,6 +99,10 @@ def read_class_folders(root: Path) -> SourceTables:
     else:
         roots = {"train": root}
     names_by_split = {split: _class_folders(folder) for split, folder in roots.items()}
+    known = {name for names in names_by_split.values() for name in names}
+    if unknown := [f"'{name}'{nearest(name, known)}" for name in drop if name not in known]:
+        raise DataError(f"data.source: no class folder in {root} to leave out is called {listed(unknown)}")
+    names_by_split = {split: [name for name in names if name not in drop] for split, names in names_by_split.items()}
     class_names = sorted({name for names in names_by_split.values() for name in names}, key=natural_order)
     index = {name: label for label, name in enumerate(class_names)}
     tables = {}
@@ -108,7 +119,11 @@ def read_class_folders(root: Path) -> SourceTables:
                 f"data.source: expected at least one image in every class folder; found none in {listed(empty)}. "
                 "Add images, or remove the folder if the class is not wanted."
             )
-        tables[split] = _table(paths, labels, root)
+        table = _table(paths, labels, root)
+        if group_by is not None:
+            below = [Path(path).relative_to(folder).as_posix() for path in paths]
+            table = replace(table, groups=groups_of_paths(below, group_by))
+        tables[split] = table
     return SourceTables(tables, class_names, split_by_source=bool(splits) and len(splits) == len(children))
 
 

@@ -39,6 +39,8 @@ def read_hub(section: Data) -> SourceTables:
     image_column = _image_column(section, next(iter(loaded.values()))[1])
     label_column = _label_column(section, next(iter(loaded.values()))[1], image_column)
     class_names = _class_names([dataset for _, dataset in loaded.values()], label_column)
+    if section.group_column is not None:
+        _check_group_column(section.group_column, next(iter(loaded.values()))[1], image_column, label_column)
     tables: dict[str, ImageTable] = {}
     for split, (name, dataset) in loaded.items():
         labels = _labels(dataset, label_column, class_names)
@@ -56,6 +58,7 @@ def read_hub(section: Data) -> SourceTables:
             rows=np.arange(len(dataset)),
             labels=labels,
             sample_ids=np.array([f"{name}/{row}" for row in range(len(dataset))]),
+            groups=None if section.group_column is None else _groups(dataset, section.group_column, name),
         )
     if not tables:
         raise DataError(f"data.label_column: no image of {section.source} has a label in '{label_column}'")
@@ -265,6 +268,35 @@ def _label_column(section: Data, dataset: Any, image_column: str) -> str:
         kind = type(dataset.features[wanted]).__name__
         raise DataError(f"data.label_column: expected one label an image in '{wanted}', found a column of type {kind}")
     return wanted
+
+
+def _check_group_column(column: str, dataset: Any, image_column: str, label_column: str) -> None:
+    import datasets
+
+    if column not in dataset.features:
+        raise DataError(
+            f"data.group_column: no column '{column}'{nearest(column, dataset.features)}; found {listed(dataset.features)}"
+        )
+    if column in (image_column, label_column):
+        kind = "images" if column == image_column else "labels"
+        raise DataError(f"data.group_column: expected a column that says which images belong together, found the {kind}")
+    if not isinstance(dataset.features[column], (datasets.ClassLabel, datasets.Value)):
+        kind = type(dataset.features[column]).__name__
+        raise DataError(f"data.group_column: expected one value an image in '{column}', found a column of type {kind}")
+
+
+def _groups(dataset: Any, column: str, split: str) -> np.ndarray:
+    """Return each image's group as text [n]."""
+    import datasets
+
+    values = dataset.data.column(column).to_pylist()
+    unknown = -1 if isinstance(dataset.features[column], datasets.ClassLabel) else None
+    missing = sum(value in (None, "", unknown) or value != value for value in values)  # not a number differs from itself
+    if missing:
+        raise DataError(
+            f"data.group_column: {missing} of {len(values)} images of the {split} split have no value in '{column}'"
+        )
+    return np.array([str(value) for value in values])
 
 
 def _class_names(parts: list[Any], column: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Unreadable images and exact duplicates, found before an hour is lost.
+"""Unreadable images, exact duplicates and groups on both sides of a split, found before an hour is lost.
 
 The user's files are only read. The fast pass reads each file once: its header is parsed and its bytes are hashed. The full
 pass decodes every image as well, which alone finds truncated files.
@@ -79,6 +79,19 @@ def cross_split_duplicates(tables: dict[str, ImageTable], scans: dict[str, Scan]
                 places.setdefault(digest, []).append((split, str(table.sample_ids[index])))
     groups = (group for group in places.values() if len({split for split, _ in group}) > 1)
     return [[f"{split}: {sample_id}" for split, sample_id in group] for group in groups]
+
+
+def cross_split_groups(tables: dict[str, ImageTable]) -> dict[str, dict[str, int]]:
+    """Return the groups that stand in more than one split, each as split to number of images.
+
+    A split made here keeps groups together; one that the source brings may not.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for split, table in tables.items():
+        if table.groups is not None:
+            for name, count in zip(*np.unique(table.groups, return_counts=True), strict=True):
+                found.setdefault(str(name), {})[split] = int(count)
+    return {name: splits for name, splits in found.items() if len(splits) > 1}
 
 
 def fingerprint(tables: dict[str, ImageTable], scans: dict[str, Scan], class_names: list[str]) -> str:

@@ -15,19 +15,25 @@ from .table import ImageTable
 PACKAGE_DATA = ("textile", "digits")
 
 
-def read_package(name: str) -> SourceTables:
+def read_package(name: str, *, group_by: str | None = None) -> SourceTables:
     """Read `package:NAME`.
 
     `textile`: 2,000 JPEGs, 250 x 250, of simulated textile inspection in three classes, nominal 1,000, local 500, global
     500 (Megahed et al., arXiv 2501.12596), from the package conformal-clip-data. `digits`: scikit-learn's 1,797 gray 8 x 8
     digits in ten classes.
 
+    Args:
+        name: one of `PACKAGE_DATA`.
+        group_by: which images belong together, for those that are files; see `groups_of_paths`.
+
     Raises:
         DataError: for an unknown name, or when the package that carries the data is not installed.
     """
     if name == "textile":
-        return _textile()
+        return _textile(group_by)
     if name == "digits":
+        if group_by is not None:
+            raise DataError("data.group_column: package:digits says nothing of images that belong together; leave it out")
         return _digits()
     raise DataError(
         f"data.source: no packaged data set is called '{name}'{nearest(name, PACKAGE_DATA)}; "
@@ -35,7 +41,7 @@ def read_package(name: str) -> SourceTables:
     )
 
 
-def _textile() -> SourceTables:
+def _textile(group_by: str | None) -> SourceTables:
     try:
         from conformal_clip_data import textile_simulated_root
     except ModuleNotFoundError:
@@ -43,7 +49,7 @@ def _textile() -> SourceTables:
             "data.source: package:textile needs the package conformal-clip-data; "
             'install it with: pip install "hf-transfer-learning[demo]"'
         ) from None
-    return read_class_folders(Path(str(textile_simulated_root())))
+    return read_class_folders(Path(str(textile_simulated_root())), group_by=group_by)
 
 
 def _digits() -> SourceTables:

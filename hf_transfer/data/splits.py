@@ -1,7 +1,8 @@
 """Who is in which split: stratified, decided by `split_seed` and the sample ids alone.
 
 Within a class, images are ordered by a keyed hash of their sample id. The order of rows or files plays no part, and adding
-an image moves few others.
+an image moves few others. Images that belong together (`ImageTable.groups`) stay on one side; whole groups are then ordered
+by their names, and an added image may move some of them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import numpy as np
 
 from ..errors import DataError, listed
+from .groups import assign_groups
 from .table import ImageTable
 
 
@@ -40,7 +42,7 @@ def apportion(counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def hold_out(table: ImageTable, fractions: dict[str, float], split_seed: int, class_names: list[str]) -> dict[str, ImageTable]:
-    """Take stratified parts out of a table.
+    """Take stratified parts out of a table; images of one group go to one part.
 
     Args:
         table: the images to split.
@@ -52,7 +54,7 @@ def hold_out(table: ImageTable, fractions: dict[str, float], split_seed: int, cl
         The parts by name, and what remains as "train"; every class occurs in every part.
 
     Raises:
-        DataError: when the fractions leave nothing, or a class has too few images to be in every part.
+        DataError: when the fractions leave nothing, or a class has too few images or groups to be in every part.
     """
     if sum(fractions.values()) >= 1.0:
         shown = ", ".join(f"{name} {fraction:g}" for name, fraction in fractions.items())
@@ -66,6 +68,9 @@ def hold_out(table: ImageTable, fractions: dict[str, float], split_seed: int, cl
             f"data: a stratified split into {' + '.join(['train', *fractions])} needs at least {needed} images of every class; "
             f"too few of {listed(few)}. Add images, remove the class, or give split folders of your own."
         )
+    if table.groups is not None:
+        shares_of = {"train": 1.0 - sum(fractions.values()), **fractions}
+        return split_by_groups(table, table.groups, shares_of, split_seed, class_names)
     taken = np.zeros_like(counts)
     shares: dict[str, np.ndarray] = {}
     for name, fraction in fractions.items():
@@ -86,6 +91,41 @@ def hold_out(table: ImageTable, fractions: dict[str, float], split_seed: int, cl
         start += count
     parts = {name: table.select(np.flatnonzero(part_of == part)) for part, name in enumerate(fractions)}
     return {"train": table.select(np.flatnonzero(part_of == -1)), **parts}
+
+
+def split_by_groups(
+    table: ImageTable, groups: np.ndarray, fractions: dict[str, float], split_seed: int, class_names: list[str]
+) -> dict[str, ImageTable]:
+    """Share a table's images among parts, whole groups at a time; see `assign_groups`.
+
+    Args:
+        table: the images to split.
+        groups: text [n], the group of each image.
+        fractions: part name to its share, each above 0, together 1.
+        split_seed: seed of the split.
+        class_names: for the message.
+
+    Raises:
+        DataError: when a class comes in fewer groups than there are parts, or no split was found that has it in each.
+    """
+    names, needed = list(fractions), len(fractions)
+    pairs = np.unique(np.stack([table.labels, np.unique(groups, return_inverse=True)[1]]), axis=1)
+    of_class = np.bincount(pairs[0], minlength=len(class_names))
+    few = [f"'{class_names[c]}' ({of_class[c]})" for c in np.flatnonzero((of_class > 0) & (of_class < needed))]
+    if few:
+        raise DataError(
+            f"data: a split into {' + '.join(names)} that keeps groups together needs every class in at least {needed} groups; "
+            f"too few of {listed(few)}. Add groups, remove the class, or give split folders of your own."
+        )
+    order = hash_order(np.unique(groups), split_seed)
+    parts, missing = assign_groups(groups, table.labels, list(fractions.values()), order)
+    if missing:
+        places = listed(f"'{class_names[c]}' in {names[part]}" for part, c in missing)
+        raise DataError(
+            f"data: found no split into {' + '.join(names)} that keeps groups together and has every class in every part; "
+            f"missing: {places}. Try another split seed, add groups, or give split folders of your own."
+        )
+    return {name: table.select(np.flatnonzero(parts == part)) for part, name in enumerate(names)}
 
 
 def subset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ class ImageTable:
         labels: int64 [n], index into the class names.
         sample_ids: text [n], unique: a path relative to the source's root, or `split/row`.
         digests: bytes "S16" [n], BLAKE2b-128 of each image's encoded bytes; None before the images have been read.
+        groups: text [n], images of equal value belong together (one patient, one burst); None where nothing says so.
     """
 
     images: datasets.Dataset
@@ -31,6 +32,7 @@ class ImageTable:
     labels: np.ndarray
     sample_ids: np.ndarray
     digests: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -38,7 +40,15 @@ class ImageTable:
     def select(self, indices: np.ndarray) -> ImageTable:
         """Return the table of these positions, in their order."""
         digests = None if self.digests is None else self.digests[indices]
-        return ImageTable(self.images, self.column, self.rows[indices], self.labels[indices], self.sample_ids[indices], digests)
+        groups = None if self.groups is None else self.groups[indices]
+        return replace(
+            self,
+            rows=self.rows[indices],
+            labels=self.labels[indices],
+            sample_ids=self.sample_ids[indices],
+            digests=digests,
+            groups=groups,
+        )
 
     def path(self, index: int) -> str | None:
         """Return the file of one image, or None for an image that is stored inside the data set."""
@@ -52,7 +62,7 @@ class ImageTable:
             OSError: when its file cannot be read.
         """
         stored = self.images[int(self.rows[index])][self.column]
-        if stored is None:
+        if stored is None or (stored["bytes"] is None and stored["path"] is None):
             raise OSError("there is no image in this row")
         if stored["bytes"] is not None:
             return stored["bytes"]

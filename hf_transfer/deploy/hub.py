@@ -50,8 +50,8 @@ _REPLACED = re.compile(
     r"|training_args\.bin|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?"
     r"|pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?|adapter_model\.bin|tf_model\.h5|flax_model\.msgpack"
 )
-# Names of single images stay at home.
-_NOT_PUBLISHED = ("skipped", "duplicates_across_splits", "seen_in_training")
+# Names of single images and of groups (patients) stay at home.
+_NOT_PUBLISHED = ("skipped", "duplicates_across_splits", "groups_across_splits", "seen_in_training")
 _LATER: frozenset[Kind] = frozenset(("unreachable", "offline", "server", "rate_limit"))
 
 

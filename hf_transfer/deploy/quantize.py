@@ -180,10 +180,11 @@ def quantize_graph(source: Path, path: Path, *, mode: Mode, calibration: Iterabl
 
     Weights are int8 with a scale for each output channel (one scale for a whole depthwise convolution costs a third of the
     accuracy). Static: activations are uint8, between the smallest and the largest value that calibration images give, behind
-    every operator that has an int8 kernel (with convolutions and linear layers alone, ranges would be those in front of the
-    activation function, which costs accuracy); the file marks them by pairs of QuantizeLinear and DequantizeLinear. Dynamic:
-    linear layers only (convolutions would be slower than in float32), activations uint8 by the range of each pass, so that an
-    image's logits depend a little on the batch it comes in; the file holds DynamicQuantizeLinear and MatMulInteger.
+    every operator that has an int8 kernel but the normalisation inside a group norm (with convolutions and linear layers alone,
+    ranges would be those in front of the activation function, which costs accuracy); the file marks them by pairs of
+    QuantizeLinear and DequantizeLinear. Dynamic: linear layers only (convolutions would be slower than in float32), activations
+    uint8 by the range of each pass, so that an image's logits depend a little on the batch it comes in; the file holds
+    DynamicQuantizeLinear and MatMulInteger.
 
     Args:
         source: the float32 file.
@@ -209,7 +210,8 @@ def quantize_graph(source: Path, path: Path, *, mode: Mode, calibration: Iterabl
                 prepared, written, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
             )
         else:
-            reader = _Reader(onnx.load(prepared, load_external_data=False).graph.input[0].name, calibration)
+            graph = onnx.load(prepared, load_external_data=False).graph
+            reader = _Reader(graph.input[0].name, calibration)
             quantize_static(
                 prepared,
                 written,
@@ -219,6 +221,8 @@ def quantize_graph(source: Path, path: Path, *, mode: Mode, calibration: Iterabl
                 weight_type=QuantType.QInt8,
                 activation_type=QuantType.QUInt8,
                 calibrate_method=CalibrationMethod.MinMax,
+                # What group norm is exported as; all share one bias, whose copies onnxruntime gives names that others have.
+                nodes_to_exclude=[node.name for node in graph.node if node.op_type == "InstanceNormalization"],
             )
         with replacing(path) as temporary:
             temporary.write_bytes(written.read_bytes())

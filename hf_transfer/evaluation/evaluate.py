@@ -14,8 +14,9 @@ from ..data.build import Splits
 from ..data.table import ImageTable
 from ..errors import BackboneError
 from ..metrics import classification_metrics, classification_metrics_from_probabilities
+from ..metrics.accuracy import accuracy_ci95
 from ..metrics.arrays import predicted_classes
-from ..metrics.intervals import newcombe_difference, wilson_interval
+from ..metrics.intervals import difference_of_proportions, newcombe_difference
 from .inference import predict_logits, predict_views, tta_scores
 from .labels import LabelAlignment, align_labels, model_class_names
 from .predictions import Predictions
@@ -111,7 +112,7 @@ def _robustness(
         right = alignment.predict(logits[:, position]) == table.labels
         found[name][str(severity)] = {
             "accuracy": float(right.mean()),
-            "accuracy_ci95": list(wilson_interval(int(right.sum()), len(right))),
+            "accuracy_ci95": list(accuracy_ci95(right, table.groups)),
         }
     return found
 
@@ -119,16 +120,21 @@ def _robustness(
 def add_shifts(metrics: dict[str, dict[str, Any]], extra: Sequence[str]) -> None:
     """Add to each further test set how its accuracy differs from that of the test split, in place.
 
-    `shift` is {"accuracy", "ci95", "against"}: the difference, and Newcombe's interval for two independent samples. Without a
-    test split the validation split is what it differs from; without both there is no shift.
+    `shift` is {"accuracy", "ci95", "against"}: the difference, and Newcombe's interval for two independent samples, from
+    clustered intervals where images come in groups. Without a test split the validation split is what it differs from;
+    without both there is no shift.
     """
     against = next((split for split in ("test", "validation") if split in metrics), None)
     for name in extra:
         if against is None or name not in metrics:
             continue
         found, base = metrics[name], metrics[against]
-        right = [round(split["accuracy"] * split["n"]) for split in (found, base)]
-        interval = newcombe_difference(right[0], found["n"], right[1], base["n"])
+        if "groups" in found or "groups" in base:
+            sides = [(split["accuracy"], split["accuracy_ci95"]) for split in (found, base)]
+            interval = difference_of_proportions(*sides[0], *sides[1])
+        else:
+            right = [round(split["accuracy"] * split["n"]) for split in (found, base)]
+            interval = newcombe_difference(right[0], found["n"], right[1], base["n"])
         found["shift"] = {
             "accuracy": found["accuracy"] - base["accuracy"],
             "ci95": list(interval),
@@ -150,7 +156,8 @@ def score_split(
     """
     table = splits.table(split)
     measure = classification_metrics_from_probabilities if probabilities else classification_metrics
-    metrics = measure(scores, table.labels, splits.class_names, skipped=len(splits.skipped.get(split, ())))
+    skipped = len(splits.skipped.get(split, ()))
+    metrics = measure(scores, table.labels, splits.class_names, skipped=skipped, groups=table.groups)
     with np.errstate(divide="ignore"):
         kept = np.log(scores) if probabilities else scores
     if predictions is not None and split != "train":

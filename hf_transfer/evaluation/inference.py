@@ -60,7 +60,8 @@ def predict_views(
     """Return float32 logits [n, V, C] for V views of each image of a table, on every process; each image is decoded once.
 
     Full precision on purpose: the figures are to be those that anyone gets who loads the model. No more pixels are in memory
-    than `batch_size` views, or all views of one image where they are more, on a CPU a few times that; the logits themselves take 4 n V C bytes.
+    than `batch_size` views, or all views of one image where they are more, on a CPU a few times that; the logits themselves
+    take 4 n V C bytes.
 
     Args:
         model: a `PreTrainedModel`; it is put in eval mode on `device`.

@@ -24,6 +24,7 @@ class Predictions:
         predicted: int64 [n]; -1 where no class of the data set has any probability.
         logits: float32 [n, C]; under a label map, logarithms of the summed probabilities.
         class_names: names of the C classes in label order.
+        groups: which images belong together [n], as the data say; None where they say nothing.
     """
 
     sample_ids: list[str]
@@ -32,6 +33,7 @@ class Predictions:
     predicted: np.ndarray
     logits: np.ndarray
     class_names: list[str]
+    groups: list[str] | None = None
 
     @classmethod
     def of(cls, table: ImageTable, logits: np.ndarray, predicted: np.ndarray, class_names: list[str]) -> Predictions:
@@ -43,10 +45,11 @@ class Predictions:
             predicted=predicted.astype(np.int64),
             logits=logits.astype(np.float32),
             class_names=class_names,
+            groups=None if table.groups is None else [str(group) for group in table.groups],
         )
 
     def write(self, path: Path) -> None:
-        """Write a parquet file: sample_id, path, label, predicted, logits, with the class names in its metadata."""
+        """Write a parquet file: sample_id, path, label, predicted, logits, group where known; class names in its metadata."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -54,15 +57,16 @@ class Predictions:
         logits = pa.ListArray.from_arrays(
             pa.array(np.arange(0, self.logits.size + 1, width, dtype=np.int32)), pa.array(self.logits.reshape(-1))
         )
-        table = pa.table(
-            {
-                "sample_id": pa.array(self.sample_ids, pa.string()),
-                "path": pa.array(self.paths, pa.string()),
-                "label": pa.array(self.labels, pa.int64()),
-                "predicted": pa.array(self.predicted, pa.int64()),
-                "logits": logits,
-            }
-        ).replace_schema_metadata({"class_names": json.dumps(self.class_names)})
+        columns = {
+            "sample_id": pa.array(self.sample_ids, pa.string()),
+            "path": pa.array(self.paths, pa.string()),
+            "label": pa.array(self.labels, pa.int64()),
+            "predicted": pa.array(self.predicted, pa.int64()),
+            "logits": logits,
+        }
+        if self.groups is not None:
+            columns["group"] = pa.array(self.groups, pa.string())
+        table = pa.table(columns).replace_schema_metadata({"class_names": json.dumps(self.class_names)})
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             pq.write_table(table, temporary)
@@ -88,8 +92,19 @@ class Predictions:
                 predicted=table["predicted"].to_numpy(),
                 logits=flat.reshape(len(table), len(class_names)),
                 class_names=[str(name) for name in class_names],
+                groups=table["group"].to_pylist() if "group" in table.column_names else None,
             )
         except FileNotFoundError:
             raise RunDirectoryError(f"{path}: no such file") from None
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise RunDirectoryError(f"{path}: is not a predictions file: {error}") from None
+
+
+def read_groups(path: Path) -> dict[str, str] | None:
+    """Return the group of each image of a predictions file, by its sample id; None where the file has none."""
+    import pyarrow.parquet as pq
+
+    if "group" not in pq.read_schema(path).names:
+        return None
+    table = pq.read_table(path, columns=["sample_id", "group"])
+    return dict(zip(table["sample_id"].to_pylist(), table["group"].to_pylist(), strict=True))

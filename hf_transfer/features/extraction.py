@@ -313,7 +313,10 @@ def _compute_pass(jobs: Sequence[Job], rows: np.ndarray, processes: int, advance
             prepared = batch.seconds[inputs]
             # Loader processes prepare the next batches meanwhile; streams share the processors with what prepares them.
             workers = extractor.workers
-            alone = max(forward / streams, prepared / workers) if workers else (forward + prepared) / streams
+            if workers:
+                alone = max(forward / streams, prepared / workers)
+            else:
+                alone = max(prepared, (forward + prepared) / streams)  # one thread prepares
             found.append((features, alone / processes))
         return found, count
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -16,38 +17,60 @@ LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 WEIGHT_DECAYS = (0.0, 1e-2, 1e-1)
 NORMALIZATIONS = ("none", "standardize")
 
+Optimizer = Literal["adamw", "adam"]
+Shape = Callable[[int, int], float]
+"""(steps taken, steps of the training) to the share of the peak learning rate in the next step."""
 
-def cosine(progress: float) -> float:
-    """Return the share of the peak learning rate after a share of the steps: a half cosine from 1 to 0."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
+
+def half_cosine(step: int, steps: int) -> float:
+    """Return the share of the peak learning rate after some of the steps: half a cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 class HeadGrid:
-    """Linear heads for every pair of learning rate and weight decay, trained side by side with AdamW.
+    """Linear heads for every pair of learning rate and weight decay, trained side by side.
 
     The grid of learning rates follows the linear evaluation of DINOv2 (Oquab et al. 2023, arXiv 2304.07193, appendix B.3); the
-    optimizer is AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) with a cosine schedule, so that a learning rate means what
-    it means when the head is trained live. The problem is convex: heads start at zero.
+    optimizer is AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), whose decay leaves out the bias, or Adam (Kingma and Ba
+    2015, arXiv 1412.6980), whose decay is part of the gradient, the bias included, as `torch.optim.Adam` has it. So a learning
+    rate means what it means when the head is trained live. The problem is convex: heads start at zero.
 
     Args:
         width: d.
         num_classes: C.
         pairs: (learning rate, weight decay) of each of the K heads.
-        steps: length of the schedule.
+        steps: of the whole training.
+        optimizer: "adamw" or "adam".
+        shape: of the learning rates over the steps.
 
     Attributes:
         weight: float32 [d, K * C].
         bias: float32 [K * C].
     """
 
-    def __init__(self, width: int, num_classes: int, pairs: Sequence[tuple[float, float]], steps: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        pairs: Sequence[tuple[float, float]],
+        steps: int,
+        *,
+        optimizer: Optimizer = "adamw",
+        shape: Shape = half_cosine,
+    ) -> None:
         self.num_classes, self.pairs, self.steps = num_classes, list(pairs), steps
+        self.optimizer, self.shape = optimizer, shape
         columns = len(self.pairs) * num_classes
         self.weight, self.bias = torch.zeros(width, columns), torch.zeros(columns)
         self._moments = [[torch.zeros_like(tensor) for _ in range(2)] for tensor in (self.weight, self.bias)]
         self._rates = torch.tensor([rate for rate, _ in self.pairs]).repeat_interleave(num_classes)
         self._decays = torch.tensor([decay for _, decay in self.pairs]).repeat_interleave(num_classes)
         self._step = 0
+
+    @property
+    def share(self) -> float:
+        """The share of the peak learning rates in the next step."""
+        return self.shape(self._step, self.steps)
 
     def logits(self, features: torch.Tensor) -> torch.Tensor:
         """Return float32 [n, K, C] for float32 [n, d]."""
@@ -65,10 +88,10 @@ class HeadGrid:
         targets = functional.one_hot(labels, self.num_classes).to(logits.dtype)[:, None, :]
         # The gradient of the mean cross-entropy with respect to the logits.
         error = ((log_probabilities.exp() - targets) / len(labels)).flatten(1)
+        rates = self._rates * self.share
         self._step += 1
-        rates = self._rates * cosine((self._step - 1) / self.steps)
         self._update(0, self.weight, features.T @ error, rates, self._decays)
-        self._update(1, self.bias, error.sum(0), rates, None)
+        self._update(1, self.bias, error.sum(0), rates, self._decays if self.optimizer == "adam" else None)
         return -(log_probabilities * targets).sum(-1).mean(0)
 
     def heads(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -80,10 +103,12 @@ class HeadGrid:
         self, number: int, tensor: torch.Tensor, gradient: torch.Tensor, rates: torch.Tensor, decays: torch.Tensor | None
     ) -> None:
         first, second = self._moments[number]
+        if decays is not None and self.optimizer == "adam":
+            gradient = gradient + tensor * decays
+        elif decays is not None:
+            tensor.mul_(1 - rates * decays)
         first.lerp_(gradient, 0.1)
         second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        if decays is not None:
-            tensor.mul_(1 - rates * decays)
         denominator = (second / (1 - 0.999**self._step)).sqrt_().add_(1e-8)
         tensor.sub_(first / denominator * (rates / (1 - 0.9**self._step)))
 
@@ -100,6 +125,8 @@ def fit_grid(
     normalizations: Sequence[str] = NORMALIZATIONS,
     epochs: int = 100,
     batch_size: int = 256,
+    optimizer: Optimizer = "adamw",
+    shape: Shape = half_cosine,
     seed: int = 0,
     curve_points: int = 20,
 ) -> list[Candidate]:
@@ -112,10 +139,12 @@ def fit_grid(
         validation_labels: int64 [m].
         num_classes: C.
         learning_rates: peak learning rates.
-        weight_decays: decoupled weight decays.
+        weight_decays: weight decays, as the optimizer has them.
         normalizations: of "none" and "standardize"; statistics come from the training features.
         epochs: passes over the training features.
         batch_size: rows of a step.
+        optimizer: "adamw" or "adam".
+        shape: of the learning rates over the steps.
         seed: of the order of the rows.
         curve_points: how many epochs leave a point on the curves.
     """
@@ -123,7 +152,7 @@ def fit_grid(
     count, width = views[0].shape
     steps = epochs * math.ceil(count / batch_size)
     standardization = Standardization.fit(views[0] if len(views) == 1 else torch.cat([view.float() for view in views]))
-    grids = {name: HeadGrid(width, num_classes, pairs, steps) for name in normalizations}
+    grids = {name: HeadGrid(width, num_classes, pairs, steps, optimizer=optimizer, shape=shape) for name in normalizations}
     curves: dict[str, list[list[dict[str, float]]]] = {name: [[] for _ in pairs] for name in normalizations}
     recorded = {round(point * epochs / curve_points) for point in range(1, curve_points + 1)} | {epochs}
     transforms: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"none": torch.Tensor.float, "standardize": standardization}
@@ -137,17 +166,17 @@ def fit_grid(
                 losses[name] += grid.step(inputs[name][epoch % len(views)][rows], labels[rows]) * (len(rows) / count)
         if epoch + 1 in recorded:
             for name, grid in grids.items():
-                for curve, loss, logits in zip(
-                    curves[name], losses[name].tolist(), grid.logits(held_out[name]).unbind(1), strict=True
+                for curve, (rate, _), loss, logits in zip(
+                    curves[name], pairs, losses[name].tolist(), grid.logits(held_out[name]).unbind(1), strict=True
                 ):
-                    scores = validation_scores(logits, validation_labels)
-                    curve.append({"epoch": float(epoch + 1), "train_loss": loss, **scores})
+                    now = {"epoch": float(epoch + 1), "train_loss": loss, "learning_rate": rate * grid.share}
+                    curve.append(now | validation_scores(logits, validation_labels))
     candidates = []
     for name, grid in grids.items():
         for (rate, decay), (weight, bias), curve in zip(pairs, grid.heads(), curves[name], strict=True):
             if name == "standardize":
                 weight, bias = standardization.fold(weight, bias)
             settings = {"learning_rate": rate, "weight_decay": decay, "normalization": name, "epochs": epochs}
-            scores = {key: value for key, value in curve[-1].items() if key not in ("epoch", "train_loss")}
-            candidates.append(Candidate("adamw", settings, weight, bias, scores, curve))
+            scores = {key: value for key, value in curve[-1].items() if key not in ("epoch", "train_loss", "learning_rate")}
+            candidates.append(Candidate(optimizer, settings, weight, bias, scores, curve))
     return candidates

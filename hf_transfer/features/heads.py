@@ -48,12 +48,13 @@ class Candidate:
     """One fitted linear head.
 
     Args:
-        method: "adamw" or "logistic_regression".
+        method: "adamw", "adam" or "logistic_regression".
         settings: its hyperparameters.
         weight: float32 [C, d], on raw features.
         bias: float32 [C].
         scores: validation accuracy, macro F1 and loss (mean negative log-likelihood).
-        curve: of each recorded epoch: epoch, train_loss, and on validation loss, accuracy and macro_f1.
+        curve: of each recorded epoch: epoch, train_loss, the learning_rate at its end, and on validation loss, accuracy and
+            macro_f1.
     """
 
     method: str

@@ -14,12 +14,15 @@ import torch
 
 from ..errors import UserError
 from ..recipe.training_arguments import FEATURE_FIELDS
-from .grid import LEARNING_RATES, WEIGHT_DECAYS, cosine, fit_grid
+from .grid import LEARNING_RATES, NORMALIZATIONS, WEIGHT_DECAYS, Optimizer, Shape, fit_grid, half_cosine
 from .heads import Candidate
 from .scores import choose
 
 # Beyond this many multiplications of one pass, logistic regression takes longer than it is worth; the grid remains.
 _LOGISTIC_LIMIT = 2e10
+# What heads on features honour for these values only; any other needs the Trainer.
+_OPTIMIZERS: Mapping[str, Optimizer] = {"adam": "adam", "adamw_torch": "adamw", "adamw_torch_fused": "adamw"}
+_SCHEDULES = ("constant", "constant_with_warmup", "linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,6 @@ class Probe:
         head = self.head
         steps = math.ceil(train_size / batch_size)
         curve = head.curve or [{"epoch": 0.0, **head.scores}]
-        rate = head.settings.get("learning_rate")
         columns = ["step", "epoch", "phase", "split", "loss", "accuracy", "macro_f1", "learning_rate/head"]
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*columns, "trainable_parameters"])
@@ -68,9 +70,9 @@ class Probe:
             for point in curve:
                 step = round(point["epoch"]) * steps
                 common = {"step": step, "epoch": point["epoch"], "phase": phase, "trainable_parameters": head.parameters}
-                if "train_loss" in point and rate is not None:
-                    now = rate * cosine(point["epoch"] / head.settings["epochs"])
-                    writer.writerow({**common, "split": "train", "loss": point["train_loss"], "learning_rate/head": now})
+                if "train_loss" in point:
+                    trained = {"loss": point["train_loss"], "learning_rate/head": point["learning_rate"]}
+                    writer.writerow({**common, "split": "train", **trained})
                 scores = {name: point[name] for name in ("loss", "accuracy", "macro_f1")}
                 writer.writerow({**common, "split": "validation", **scores})
 
@@ -102,8 +104,17 @@ def live_reason(
         return "model.head.hidden makes the head more than linear"
     if asked := [name for name, value in for_trainer.items() if value]:
         return f"{asked[0]} is for the Trainer"
-    others = sorted(set(training) - FEATURE_FIELDS)
+    others = sorted(name for name, value in training.items() if not _is_honoured(name, value))
     return f"training.{others[0]} is for the Trainer" if others else None
+
+
+def _is_honoured(name: str, value: Any) -> bool:
+    """Return whether heads on features do what a field of the `training` section says."""
+    if name == "optim":
+        return value in _OPTIMIZERS
+    if name == "lr_scheduler_type":
+        return value in _SCHEDULES
+    return name == "warmup_steps" or name in FEATURE_FIELDS
 
 
 def fit_probe(
@@ -118,9 +129,10 @@ def fit_probe(
 ) -> Probe:
     """Fit every candidate and choose on validation.
 
-    What the recipe's `training` section names is held: a learning rate, a weight decay, a number of epochs or a batch size.
-    What it does not name is searched (learning rate, weight decay, normalisation) or has a default (100 epochs of batches of
-    256).
+    What the recipe's `training` section names is held: a learning rate, a weight decay, a number of epochs, a batch size, the
+    shape of the learning rates. What it does not name is searched (learning rate, weight decay, normalisation) or has a default
+    (100 epochs of batches of 256, half a cosine). An optimizer that is named gets the features as they are and has no other
+    method beside it: rates and decays would mean something else on standardised ones.
 
     Args:
         views: training features, float [n, d] for each view.
@@ -142,7 +154,7 @@ def fit_probe(
             "the features are not finite: the backbone overflows in this precision. "
             "Set training.bf16 and training.fp16 to false."
         )
-    rate, decay = training.get("learning_rate"), training.get("weight_decay")
+    rate, decay, optimizer = (training.get(name) for name in ("learning_rate", "weight_decay", "optim"))
     candidates = fit_grid(
         views,
         labels,
@@ -151,12 +163,15 @@ def fit_probe(
         num_classes,
         learning_rates=LEARNING_RATES if rate is None else (rate,),
         weight_decays=WEIGHT_DECAYS if decay is None else (decay,),
+        normalizations=NORMALIZATIONS if optimizer is None else ("none",),
         epochs=probe_epochs(training),
         batch_size=probe_batch_size(training),
+        optimizer="adamw" if optimizer is None else _OPTIMIZERS[optimizer],
+        shape=_shape(training),
         seed=seed,
     )
     count, width = views[0].shape
-    if rate is None and decay is None and count * len(views) * width * num_classes <= _LOGISTIC_LIMIT:
+    if (rate, decay, optimizer) == (None, None, None) and count * len(views) * width * num_classes <= _LOGISTIC_LIMIT:
         every = torch.cat([view.float() for view in views])
         candidates += fit_logistic(every, labels.repeat(len(views)), validation, validation_labels)
     metric = training.get("metric_for_best_model") or "accuracy"
@@ -175,3 +190,19 @@ def probe_epochs(training: Mapping[str, Any]) -> int:
 def probe_batch_size(training: Mapping[str, Any]) -> int:
     """Return the rows of a step: the recipe's, or 256."""
     return training.get("per_device_train_batch_size") or 256
+
+
+def _shape(training: Mapping[str, Any]) -> Shape:
+    """Return the shape of the learning rates, transformers' of that name; half a cosine, without warmup, by default."""
+    kind = training.get("lr_scheduler_type") or "cosine"
+    asked = 0 if kind == "constant" else training.get("warmup_steps") or 0
+
+    def share(step: int, steps: int) -> float:
+        warmup = int(asked) if asked >= 1 else math.ceil(steps * asked)
+        if step < warmup:
+            return step / warmup
+        if kind == "linear":
+            return (steps - step) / max(1, steps - warmup)
+        return half_cosine(step - warmup, max(1, steps - warmup)) if kind == "cosine" else 1.0
+
+    return share

@@ -1,4 +1,4 @@
-"""Shares of samples: right at the first guess, right among the first k, and right by always naming one class."""
+"""Shares of samples: right at the first guess and its interval, right among the first k, right by always naming one class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .arrays import label_array, prediction_array, score_array
+from .intervals import wilson_interval
 
 
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
@@ -23,6 +24,30 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     """
     labels = label_array(labels)
     return float(np.mean(prediction_array(predicted, n=len(labels)) == labels))
+
+
+def accuracy_ci95(correct: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float]:
+    """Return the 95 % interval of an accuracy, for one given model over fresh samples or fresh groups of samples.
+
+    Without groups it is Wilson's. Samples of a group (the images of one patient) are drawn together, and often right or wrong
+    together: with groups it is Wilson's with the number of samples that would be as uncertain, and the t quantile for G - 1
+    degrees of freedom, see `crossed.accuracy_interval`. A single group says nothing of others: 0 to 1.
+
+    Args:
+        correct: booleans [n].
+        groups: one value a sample [n]; samples of equal value belong together.
+
+    Raises:
+        ValueError: no sample, or not one group a sample.
+    """
+    outcomes = np.asarray(correct, dtype=bool)
+    if groups is None:
+        return wilson_interval(int(outcomes.sum()), len(outcomes))
+    if len(np.unique(np.asarray(groups))) == 1:
+        return 0.0, 1.0
+    from .crossed import accuracy_interval, measure  # scipy, which the other figures do without
+
+    return accuracy_interval(measure(outcomes[None], groups))
 
 
 def top_k_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 5) -> float:

@@ -34,6 +34,7 @@ class Measured:
         seed_variance: variance (divisor S - 1) of the seeds' accuracies on these images; 0 for one seed.
         residual_variance: the share of it that comes from the choice of images: each seed has its own mistakes; 0 for one seed.
         profile: each image's (or group's) part of the accuracy's departure from the mean [G].
+        weights: each image's (or group's) share of the images [G]; together 1.
         grouped: whether images come in groups.
     """
 
@@ -42,6 +43,7 @@ class Measured:
     seed_variance: float
     residual_variance: float
     profile: NDArray[np.float64]
+    weights: NDArray[np.float64]
     grouped: bool
 
     @property
@@ -52,7 +54,12 @@ class Measured:
     @property
     def image_variance(self) -> float:
         """Variance of the accuracy over fresh images (groups), for these networks."""
-        return _variance_of_sum(self.profile)
+        return _variance_of_sum(self.profile, self.weights)
+
+    @property
+    def units(self) -> float:
+        """How many images (groups) of equal size would be as many: 1 / sum w^2, Kish's effective number."""
+        return float(1 / (self.weights @ self.weights))
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,11 @@ def measure(correct: ArrayLike, groups: ArrayLike | None = None) -> Measured:
     by_seed = outcomes.mean(axis=1)
     departures = sum_by_group(outcomes - by_seed[:, None], index) / n
     profile = departures.mean(axis=0)
+    weights = np.full(n, 1 / n) if index is None else np.bincount(index) / n
     if seeds == 1:
-        return Measured(outcomes, float(by_seed[0]), 0.0, 0.0, profile, index is not None)
-    residual = sum(_variance_of_sum(row - profile) for row in departures) / (seeds - 1)
-    return Measured(outcomes, float(by_seed.mean()), float(by_seed.var(ddof=1)), residual, profile, index is not None)
+        return Measured(outcomes, float(by_seed[0]), 0.0, 0.0, profile, weights, index is not None)
+    residual = sum(_variance_of_sum(row - profile, weights) for row in departures) / (seeds - 1)
+    return Measured(outcomes, float(by_seed.mean()), float(by_seed.var(ddof=1)), residual, profile, weights, index is not None)
 
 
 def typical_seed_variance(candidates: Sequence[Measured]) -> SeedVariance | None:
@@ -126,7 +134,8 @@ def accuracy_interval(
     """Return an interval of a candidate's accuracy over fresh images and fresh seeds.
 
     Wilson's interval with the number of images that would make a binomial proportion as uncertain as this accuracy is, and the
-    t quantile for the degrees of freedom in place of the normal one. The variance is
+    t quantile for the degrees of freedom in place of the normal one. One group that holds most images says little of others:
+    the interval then is nearly all from 0 to 1. The variance is
 
         max(s^2 of the candidate, typical) / S + max(0, V - R / S)
 
@@ -145,7 +154,7 @@ def accuracy_interval(
     Raises:
         ValueError: `confidence` outside (0, 1).
     """
-    p, units, n = candidate.accuracy, len(candidate.profile), candidate.correct.shape[1]
+    p, units, n = candidate.accuracy, candidate.units, candidate.correct.shape[1]
     if candidate.seeds == 1 and not candidate.grouped:
         return wilson_interval(int(candidate.correct.sum()), n, confidence)
     if not 0 < confidence < 1:
@@ -154,7 +163,7 @@ def accuracy_interval(
     variance, freedom = _combine(max(0.0, shared), units - 1, [candidate], typical)
     spread = p * (1 - p)
     if spread == 0:
-        effective, quantile = float(units), NormalDist().inv_cdf((1 + confidence) / 2)
+        effective, quantile = units, NormalDist().inv_cdf((1 + confidence) / 2)
     else:
         effective = spread / max(variance, spread / (candidate.seeds * n))
         quantile = _t_quantile((1 + confidence) / 2, freedom)
@@ -174,7 +183,8 @@ def difference(a: Measured, b: Measured, typical: SeedVariance | None = None) ->
     u is the candidate's seed variance or the typical one, whichever is larger; V the variance of d over images (groups), for
     these networks; R what both count; 1 / n^2 the weight of one more image on which they differ, so that no agreement is ever
     taken as certain. Degrees of freedom are Satterthwaite's: those of the study for typical seeds, S - 1 for a candidate whose
-    seeds differ clearly more (beyond the 95 % quantile of F), G - 1 for G images or groups.
+    seeds differ clearly more (beyond the 95 % quantile of F), G - 1 for G images or groups; of uneven groups, their effective
+    number less 1 (`Measured.units`).
 
     If either has a single seed, seeds are left out: the interval is about these networks (Tango's, if each has one seed and
     there are no groups), and there is no p-value here; `permutation` has the one for given networks.
@@ -194,8 +204,8 @@ def difference(a: Measured, b: Measured, typical: SeedVariance | None = None) ->
     """
     if a.correct.shape[1] != b.correct.shape[1] or len(a.profile) != len(b.profile):
         raise ValueError(f"expected the same images and groups, found {_size(a)} and {_size(b)}")
-    value, n, units = a.accuracy - b.accuracy, a.correct.shape[1], len(a.profile)
-    over_images = _variance_of_sum(a.profile - b.profile)
+    value, n, units = a.accuracy - b.accuracy, a.correct.shape[1], a.units
+    over_images = _variance_of_sum(a.profile - b.profile, a.weights)
     with_seeds = min(a.seeds, b.seeds) > 1
     if with_seeds:
         over_images = max(0.0, over_images - a.residual_variance / a.seeds - b.residual_variance / b.seeds)
@@ -246,13 +256,20 @@ def _combine(
     if typical is not None:
         squares += typical_part**2 / typical.degrees_of_freedom
     total += typical_part
-    return total, (total**2 / squares if squares > 0 else math.inf)
+    return total, (total**2 / squares if squares > 0 else image_freedom)
 
 
-def _variance_of_sum(parts: NDArray[np.float64]) -> float:
-    """Return the variance of a sum over G images or groups, from their parts [G] that add up to 0."""
+def _variance_of_sum(parts: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Return the variance of a sum over G images or groups, from their parts [G] that add up to 0: the jackknife's.
+
+    (G - 1) / G * sum (part / (1 - weight))^2. A large group draws the mean towards itself, so that its own part is too small by
+    1 - weight; with equal weights it is the usual G / (G - 1) * sum part^2.
+
+    Source: R. M. Bell and D. F. McCaffrey, Survey Methodology 28 (2002), 169-181 (CR3 of clustered means).
+    """
     units = len(parts)
-    return float(parts @ parts) * units / (units - 1)
+    corrected = parts / (1 - weights)
+    return float(corrected @ corrected) * (units - 1) / units
 
 
 def _t_quantile(probability: float, freedom: float) -> float:

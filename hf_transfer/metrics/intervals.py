@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import SupportsIndex
 
@@ -81,10 +82,32 @@ def newcombe_difference(
     Raises:
         TypeError, ValueError: as `wilson_interval`, for either sample.
     """
-    low_a, high_a = wilson_interval(successes_a, n_a, confidence)
-    low_b, high_b = wilson_interval(successes_b, n_b, confidence)
+    intervals = [wilson_interval(successes, n, confidence) for successes, n in ((successes_a, n_a), (successes_b, n_b))]
     p_a = operator.index(successes_a) / operator.index(n_a)
     p_b = operator.index(successes_b) / operator.index(n_b)
+    return difference_of_proportions(p_a, intervals[0], p_b, intervals[1])
+
+
+def difference_of_proportions(
+    p_a: float, interval_a: Sequence[float], p_b: float, interval_b: Sequence[float]
+) -> tuple[float, float]:
+    """Return the interval of p_a - p_b from those of two independent proportions, whatever kind they are.
+
+    It is Newcombe's way to combine Wilson's intervals, which holds for others too, such as those clustered by group.
+
+    Source: G. Y. Zou and A. Donner, "Construction of confidence limits about effect measures: a general approach",
+    Statistics in Medicine 27 (2008), 1693-1702.
+
+    Args:
+        p_a: the first proportion.
+        interval_a: its interval, 0 <= low <= p_a <= high <= 1.
+        p_b: the second proportion.
+        interval_b: its interval, of the same confidence.
+
+    Returns:
+        The interval's lower and upper end, -1 <= low <= p_a - p_b <= high <= 1.
+    """
+    (low_a, high_a), (low_b, high_b) = interval_a, interval_b
     low = p_a - p_b - math.hypot(p_a - low_a, high_b - p_b)
     high = p_a - p_b + math.hypot(high_a - p_a, p_b - low_b)
     return max(-1.0, low), min(1.0, high)

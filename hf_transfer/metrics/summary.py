@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import listed
-from .accuracy import accuracy, majority_baseline, top_k_accuracy
+from .accuracy import accuracy, accuracy_ci95, majority_baseline, top_k_accuracy
 from .arrays import (
     FloatArray,
     IntArray,
@@ -24,7 +24,6 @@ from .arrays import (
     score_array,
 )
 from .calibration import expected_calibration_error
-from .intervals import wilson_interval
 from .likelihood import (
     negative_log_likelihood,
     negative_log_likelihood_of_probabilities,
@@ -34,7 +33,12 @@ from .per_class import balanced_accuracy, macro_f1, per_class
 
 
 def classification_metrics(
-    logits: ArrayLike, labels: ArrayLike, class_names: Sequence[str], *, skipped: int = 0
+    logits: ArrayLike,
+    labels: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    skipped: int = 0,
+    groups: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Return the figures of one evaluated split from a model's logits.
 
@@ -45,11 +49,12 @@ def classification_metrics(
         labels: integers [n], 0 <= label < C.
         class_names: the C names in the order of the logits, each once.
         skipped: how many samples of the split could not be read and are not among the n.
+        groups: one value a sample [n], where samples come in groups (patients, videos) that are drawn together.
 
     Returns:
         A dict with, in this order:
 
-        - `accuracy`, and `accuracy_ci95`: [low, high], Wilson's interval;
+        - `accuracy`, and `accuracy_ci95`: [low, high], Wilson's interval, clustered by group where there are groups;
         - `top5_accuracy`, only with more than 5 classes;
         - `balanced_accuracy`: mean recall of the classes that occur among the labels;
         - `macro_f1`: mean F1 of the classes that occur among the labels or the predictions;
@@ -59,12 +64,12 @@ def classification_metrics(
         - `nll`: negative log likelihood in nats per sample;
         - `ece`: expected calibration error, 15 equal-width bins of the top probability;
         - `majority_baseline`: share of the most frequent class among the labels;
-        - `n` and `skipped`: samples evaluated and samples left out.
+        - `n` and `skipped`: samples evaluated and samples left out; between them, only with groups, `groups`: their number.
 
     Raises:
         ValueError: arrays of the wrong shape, type or length, no sample, logits that are not finite (the message says
-            in how many rows), labels outside the classes, class names that are repeated or not C, or a negative
-            `skipped`.
+            in how many rows), labels outside the classes, class names that are repeated or not C, a negative
+            `skipped`, or not one group a sample.
     """
     logits = score_array(logits, name="logits", finite=True)
     labels = _checked_labels(logits, labels, class_names, skipped)
@@ -75,11 +80,17 @@ def classification_metrics(
         labels=labels,
         class_names=class_names,
         skipped=skipped,
+        groups=groups,
     )
 
 
 def classification_metrics_from_probabilities(
-    probabilities: ArrayLike, labels: ArrayLike, class_names: Sequence[str], *, skipped: int = 0
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    class_names: Sequence[str],
+    *,
+    skipped: int = 0,
+    groups: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Return the figures of one evaluated split from class probabilities.
 
@@ -94,6 +105,7 @@ def classification_metrics_from_probabilities(
         labels: as in `classification_metrics`.
         class_names: as in `classification_metrics`.
         skipped: as in `classification_metrics`.
+        groups: as in `classification_metrics`.
 
     Returns:
         The keys of `classification_metrics`. Probabilities below 1e-12 count as 1e-12 in `nll`.
@@ -110,6 +122,7 @@ def classification_metrics_from_probabilities(
         labels=labels,
         class_names=class_names,
         skipped=skipped,
+        groups=groups,
     )
 
 
@@ -144,13 +157,14 @@ def _summary(
     labels: IntArray,
     class_names: Sequence[str],
     skipped: int,
+    groups: ArrayLike | None,
 ) -> dict[str, Any]:
     """Return the figures of a split, from checked arrays; what depends on the kind of score comes ready-made."""
     predicted = predicted_classes(scores)
     correct = predicted == labels
     metrics: dict[str, Any] = {
         "accuracy": accuracy(predicted, labels),
-        "accuracy_ci95": list(wilson_interval(correct.sum(), len(labels))),
+        "accuracy_ci95": list(accuracy_ci95(correct, groups)),
     }
     if len(class_names) > 5:
         metrics["top5_accuracy"] = top_k_accuracy(scores, labels, k=5)
@@ -161,6 +175,8 @@ def _summary(
     metrics["ece"] = expected_calibration_error(confidence, correct, n_bins=15)
     metrics["majority_baseline"] = majority_baseline(labels)
     metrics["n"] = len(labels)
+    if groups is not None:
+        metrics["groups"] = len(np.unique(np.asarray(groups)))
     metrics["skipped"] = int(skipped)
     return metrics
 

@@ -9,10 +9,8 @@ from ..errors import Problem
 
 # Each key with what of its values waits for a later version (None is never among them), and what to do meanwhile.
 _LATER: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("data.group_column", lambda v: True, "leave it out"),
     ("data.task", lambda v: v != "single_label", "use 'single_label'"),
     ("features.pooling", lambda v: v != "default", "use 'default'"),
-    ("evaluation.monitor", bool, "leave it out"),
 )
 
 

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from ..access_tokens import holds_token, without_tokens
 from ..errors import Problem, RecipeError, nearest
 from .availability import check_availability
+from .monitored import monitor_problems
 from .schema import Loss, Recipe, Strategy
 from .training_arguments import FEATURE_FIELDS, check_training, described
 
@@ -106,10 +107,12 @@ def _check_across(recipe: Recipe) -> list[Problem]:
     problems += _check_strategy(recipe)
     problems += _check_mode(recipe)
     problems += _check_hub(recipe)
+    problems += monitor_problems(recipe.evaluation.monitor, recipe.evaluation.extra)
     if recipe.training.get("eval_strategy") == "no":
         watching = {
             "early_stopping": recipe.early_stopping,
             "ema": recipe.ema,
+            "evaluation.monitor": recipe.evaluation.monitor,
             "strategy.patience": recipe.strategy.patience,
             "strategy.phases": [phase for phase in recipe.strategy.phases or [] if phase.patience],
         }
@@ -139,6 +142,7 @@ def _check_across(recipe: Recipe) -> list[Problem]:
             problems.append(Problem("augment.preset", f"expected 'none' for strategy '{strategy}'; found '{preset}'"))
         augment = {f"augment.{name}": getattr(recipe.augment, name) for name in ("mixup", "cutmix", "erasing")}
         unused = augment | {"early_stopping": recipe.early_stopping, "ema": recipe.ema, "loss": recipe.loss != Loss()}
+        unused["evaluation.monitor"] = recipe.evaluation.monitor
         problems += [Problem(path, f"strategy '{strategy}' {words}; remove it") for path, value in unused.items() if value]
         if recipe.model.head.hidden:
             head = "has no head" if strategy == "knn" else "has a linear head"
@@ -157,6 +161,8 @@ def _check_mode(recipe: Recipe) -> list[Problem]:
     section, train = recipe.evaluation, recipe.mode == "train"
     if not train:
         problems = []
+        if section.monitor:
+            problems.append(Problem("evaluation.monitor", "watches a training; leave it out"))
         if section.calibrate:
             problems.append(Problem("evaluation.calibrate", "changes a model that is trained; leave it out"))
         if section.tta != "none" and section.corruptions:
@@ -275,7 +281,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Probl
                 break
             node = child
         else:
-            node[parts[-1]] = _value(value)
+            node[parts[-1]] = override_value(value)
     return problems
 
 
@@ -284,7 +290,8 @@ def dump_recipe(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", by_alias=True)
 
 
-def _value(text: str) -> Any:
+def override_value(text: str) -> Any:
+    """Return what the right side of `key=value` says: JSON, or else the text itself."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

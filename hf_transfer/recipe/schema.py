@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION: Literal[1] = 1
-_RESERVED = ("train", "validation", "test", "cost", "speed", "temperature")  # what metrics.json holds besides further test sets
+# What metrics.json holds besides further test sets.
+_RESERVED = ("train", "validation", "test", "cost", "speed", "temperature", "attention_temperatures", "monitored")
 _REPOSITORY = re.compile(r"(?:\w(?:[\w.-]{0,94}\w)?/)?\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -66,8 +67,9 @@ class Data(Section):
 
     source: str = Field(
         min_length=1,
-        description="A Hub dataset id, a folder of class folders (with or without train/validation/test above them), "
-        "package:textile or package:digits.",
+        description="A Hub dataset id; a folder: of class folders (with or without train/validation/test above them), of "
+        "images with metadata.csv or metadata.jsonl, of Parquet, Arrow or IDX files, or written by save_to_disk; a .csv, .tsv, "
+        ".jsonl, .parquet or .arrow file, or a pattern of the last two; package:textile or package:digits.",
     )
     config_name: str | None = Field(None, description="Configuration of a Hub dataset that has several.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hub dataset.")
@@ -81,7 +83,12 @@ class Data(Section):
         None, description="Share of the source's training split held out as test, where it brings no test split."
     )
     split_seed: int = Field(0, ge=0, description="Alone decides who is in which split; the run's seed never does.")
-    group_column: str | None = Field(None, description="Images that share this value stay on one side of every split.")
+    group_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Images that share this value stay on one side of every split, and are drawn together in intervals: a "
+        "column of a Hub dataset; for folders 'folder', or 'path:' and a regular expression with one group.",
+    )
     max_train_samples: Count | None = Field(None, description="Train on at most this many images (stratified).")
     max_validation_samples: Count | None = Field(None, description="Validate on at most this many images (stratified).")
     max_test_samples: Count | None = Field(None, description="Test on at most this many images (stratified).")
@@ -300,7 +307,8 @@ class Evaluation(Section):
     )
     monitor: list[str] = Field(
         default_factory=list,
-        description="Extra splits watched during training; the run is marked, selection is not moved.",
+        description="Scored beside validation at every evaluation of the training: train, test, the first N images of a split "
+        "(train_200, validation_200, test_200), names of extra. The run is marked; nothing is selected by them.",
     )
     extra: dict[str, str] = Field(
         default_factory=dict,

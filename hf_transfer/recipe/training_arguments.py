@@ -41,7 +41,7 @@ RESERVED: Mapping[str, str] = {
     "dataloader_persistent_workers": "augmentation follows the epoch only in fresh workers; remove it",
 }
 
-# What heads on cached features honour; any other field needs the Trainer.
+# What heads on cached features honour; features/probe.py honours three more for some values. Any other needs the Trainer.
 FEATURE_FIELDS = frozenset(
     (
         "num_train_epochs",

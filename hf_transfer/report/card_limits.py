@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..recipe.monitored import monitored
 from .formats import NOTHING, count, finite, interval, number
 from .markdown import code, escape
 from .run_tables import class_counts
@@ -29,6 +30,7 @@ def limits_section(run: SavedRun, *, published: bool) -> str:
         _selection(run),
         _skipped(run),
         _duplicates(run, published),
+        _shared_groups(run, published),
     ]
     known = [f"- {point}" for point in points if point]
     return "## Limits\n\n" + "\n".join(known) if known else ""
@@ -39,10 +41,12 @@ def _chance(run: SavedRun) -> str:
     found = run.splits[split] if split is not None else {}
     if finite(found.get("accuracy")) is None or finite(found.get("n")) is None:
         return ""
-    said = f"The figures of the {escape(split)} split come from {count(found['n'])} images."
+    groups = f" in {count(found['groups'])} groups" if finite(found.get("groups")) is not None else ""
+    said = f"The figures of the {escape(split)} split come from {count(found['n'])} images{groups}."
     bounds = interval(found.get("accuracy_ci95"))
     if bounds != NOTHING:
-        said += f" The 95 % interval of the accuracy, {bounds}, tells how far the choice of these images may have moved it; "
+        drawn = "groups" if groups else "images"
+        said += f" The 95 % interval of the accuracy, {bounds}, tells how far the choice of these {drawn} may have moved it; "
         said += "macro F1, balanced accuracy, NLL and ECE are given without an interval."
     if not run.evaluates_only:
         seed = finite(run.recipe.get("seed"))
@@ -111,7 +115,10 @@ def _selection(run: SavedRun) -> str:
     if "validation" not in run.splits and "validation" not in logged:
         return "There is no validation split: nothing was selected by a score on images held out from training."
     monitor = run.section("evaluation").get("monitor")
-    watched = sorted((set(map(str, monitor)) if isinstance(monitor, list) else set()) | (logged - {"train", "validation"}))
+    watched = sorted(
+        {monitored(str(name)).row for name in (monitor if isinstance(monitor, list) else [])}
+        | (logged - {"train", "validation"})
+    )
     said = (
         "Selection (of the weights that are kept, and wherever a score ended training or a phase of it) read the "
         "validation split only."
@@ -169,3 +176,11 @@ def _duplicates(run: SavedRun, published: bool) -> str:
         return "No image stands in more than one split, byte for byte."
     where = "." if published else "; environment.json lists them."
     return f"Images that stand in more than one split, byte for byte: {count(len(found))}{where}"
+
+
+def _shared_groups(run: SavedRun, published: bool) -> str:
+    found = run.environment.get("groups_across_splits")
+    if not isinstance(found, Mapping) or not found:
+        return ""
+    where = "." if published else "; environment.json lists them."
+    return f"Groups of images (`data.group_column`) that stand in more than one split: {count(len(found))}{where}"

@@ -17,9 +17,20 @@ from .findings import Findings
 from .formats import count, finite, interval, number
 from .mistakes import Example
 from .names import plain, shown_names
-from .plots import BINARY_CURVES, CONFUSION_MATRIX, CURVES, EXPLANATIONS, PER_CLASS, RELIABILITY, plotted_split
+from .plots import (
+    BINARY_CURVES,
+    CONFUSION_MATRIX,
+    CURVES,
+    EXPLANATIONS,
+    PER_CLASS,
+    RELIABILITY,
+    TEMPERATURES,
+    plotted_split,
+)
 from .redaction import public, public_text
 from .saved_run import SavedRun
+from .temperatures import ABOUT, learned_temperatures
+from .watched import watched_test
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -89,6 +100,7 @@ def _content(run: SavedRun, findings: Findings | None) -> dict[str, Any]:
         "split": plain(split) if split is not None else None,
         "headline_split": plain(run.headline_split) if run.headline_split else None,
         "validation_only": run.headline_split == "validation" and not run.evaluates_only,
+        "watched_test": plain(watched_test(run.metrics)),
         "reference": _reference(run),
         "splits": tables.splits_table(run),
         "shifts": tables.shifts_table(run),
@@ -101,6 +113,8 @@ def _content(run: SavedRun, findings: Findings | None) -> dict[str, Any]:
         "pairs": _pairs(findings) if findings else [],
         "losses": _tiles(findings.losses, findings) if findings else [],
         "phases": tables.phases_table(run),
+        "temperatures": temperatures.words if (temperatures := learned_temperatures(run.metrics)) else None,
+        "about_temperatures": ABOUT,
         "cost": tables.cost_table(run),
         "speed": tables.speed_table(run),
         "data": tables.data_table(run),
@@ -113,7 +127,7 @@ def _content(run: SavedRun, findings: Findings | None) -> dict[str, Any]:
         "recipe": json.dumps(recipe, indent=2, ensure_ascii=False),
         "pictures": {
             picture.stem: _inlined(run.path / picture) if (run.path / picture).is_file() else None
-            for picture in (CURVES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, EXPLANATIONS)
+            for picture in (CURVES, TEMPERATURES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, EXPLANATIONS)
         },
     }
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any, get_args
 
+import numpy as np
+
 from ..backbones.shortlist import Listed, shortlist
+from ..evaluation.predictions import read_groups
 from ..metrics.verdict import Candidate, Standing, Verdict, reach_verdict
 from ..recipe.words import FROZEN, Cost, candidate, in_a_word
 from ..run_directory import replacing, write_json
@@ -18,6 +21,7 @@ from .formats import finite
 from .run_entries import RunEntry, read_entries
 from .saved_run import read_object
 from .selection import Scored, Selection, judge_selectors
+from .watched import watched_test
 
 COSTS: tuple[str, ...] = get_args(Cost)
 _TOP = 3  # how many backbones a funnel takes, where it does not say
@@ -44,6 +48,8 @@ class Row:
             features search a grid of their own, which is not counted here.
         tuned: what the searches chose, as key to the value of each run.
         logme: of the training features, the mean over the runs that computed it.
+        published: the figure that others published for this experiment, as its recipe says; None where there is none.
+        published_source: where it was published.
     """
 
     name: str
@@ -60,6 +66,8 @@ class Row:
     trials: int | None
     tuned: dict[str, tuple[Any, ...]]
     logme: float | None
+    published: float | None
+    published_source: str | None
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,7 @@ def csv_lines(board: Leaderboard) -> list[dict[str, Any]]:
                     **{key: row.values.get(key) for key in keys},
                     "seeds": standing.seeds,
                     "n": table.verdict.images,
+                    "groups": table.verdict.groups,
                     "accuracy": standing.accuracy,
                     "accuracy_low": standing.accuracy_ci95[0],
                     "accuracy_high": standing.accuracy_ci95[1],
@@ -172,6 +181,8 @@ def csv_lines(board: Leaderboard) -> list[dict[str, Any]]:
                     "imagenet_top1": row.imagenet_top1,
                     "trials": row.trials,
                     "logme": row.logme,
+                    "published": row.published,
+                    "published_source": row.published_source,
                 }
             )
     return lines
@@ -198,9 +209,35 @@ def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str, top: int) 
                 costs=row.costs,
             )
         )
-    verdict = reach_verdict(candidates, cost=cheapest_by)
+    together, unclear = _images_together(entries)
+    verdict = reach_verdict(candidates, groups=together, cost=cheapest_by)
     source = entries[0].run.section("data").get("source")
-    return Table(str(source), rows, verdict, tuple(_warnings(entries, rows)), _selection(rows, verdict, top))
+    return Table(str(source), rows, verdict, (*unclear, *_warnings(entries, rows)), _selection(rows, verdict, top))
+
+
+def _images_together(entries: Sequence[RunEntry]) -> tuple[np.ndarray | None, list[str]]:
+    """Return the number of each test image's group [n], None without groups, and what a reader has to know of it.
+
+    Groups belong to the images, so what one run was told holds for all. Where runs were told different ones, those of which
+    there are fewest are taken: groups that are too large cost power, those that are too small make winners of chance.
+    """
+    told: dict[bytes, np.ndarray] = {}
+    for entry in entries:
+        names = read_groups(entry.path / "predictions" / "test.parquet")
+        if names is not None:
+            _, first, index = np.unique([names[image] for image in sorted(names)], return_index=True, return_inverse=True)
+            numbers = np.argsort(np.argsort(first))[index]  # in the order of the images, whatever the groups are called
+            told[numbers.tobytes()] = numbers
+    if not told:
+        return None, []
+    several = [numbers for numbers in told.values() if numbers.max() > 0]  # one group tells nothing of others
+    if not several:
+        return None, ["All test images are of one group: what is said here holds for that group alone."]
+    fewest = min(several, key=lambda numbers: int(numbers.max()))
+    count = int(fewest.max()) + 1
+    if len(told) > 1:
+        return fewest, [f"The runs were told different groups of test images; the {count} of which there are fewest are taken."]
+    return fewest, []
 
 
 def _row(found: Sequence[RunEntry], root: Path, latencies: Mapping[str, float], taken: Mapping[str, Row]) -> Row:
@@ -225,6 +262,8 @@ def _row(found: Sequence[RunEntry], root: Path, latencies: Mapping[str, float], 
         trials=min((len(entry.tuning["trials"]) for entry in found if entry.tuning is not None), default=None),
         tuned=_tuned(found),
         logme=None if not (scores := [entry.logme for entry in found if entry.logme is not None]) else fmean(scores),
+        published=first.published,
+        published_source=first.published_source,
     )
 
 
@@ -303,6 +342,11 @@ def _warnings(entries: Sequence[RunEntry], rows: Mapping[str, Row]) -> list[str]
     trained = {str(entry.run.environment.get("class_counts", {}).get("train")) for entry in entries}
     if len(trained) > 1:
         warnings.append("The candidates were trained on different numbers of images.")
+    if watched := sum(bool(watched_test(entry.run.metrics)) for entry in entries):
+        warnings.append(
+            f"Test images were scored while {watched} of the {len(entries)} runs trained: they chose nothing, but whoever "
+            "watched them may have."
+        )
     fine_tuned = [entry for entry in entries if entry.strategy not in FROZEN]
     searches = {_search(entry) for entry in fine_tuned}
     if len(searches) > 1:

@@ -22,6 +22,8 @@ from .markdown import code, code_block, escape, paragraph, table
 from .redaction import public_text
 from .run_tables import class_counts, environment_table
 from .saved_run import SavedRun, read_object
+from .temperatures import ABOUT, over_runs
+from .watched import watched_test
 
 ROWS = "leaderboard.csv"
 """The file that the Hub's viewer shows, and `datasets.load_dataset` gives."""
@@ -47,6 +49,7 @@ _DEFINITIONS = {
     "Trained": "the parameters that ever trained at once.",
     "Trials": "the settings that each run was chosen from, on validation.",
     "ImageNet": "the published ImageNet accuracy of the backbone, a baseline that costs nothing.",
+    "Published": "the figure that others published for this experiment; below the table is where.",
 }
 
 
@@ -111,6 +114,7 @@ def leaderboard_card_text(
         *(_comparison(found, root, several=len(board.tables) > 1) for found in board.tables),
         _not_compared(root, board, study),
         _fronts(board),
+        _temperatures(board, runs),
         _measured_on(board, runs),
         _backbones(board, runs),
         _reading(board),
@@ -263,6 +267,19 @@ def _amount(cost: str, value: float | None) -> str:
     return megabytes(value) if cost.endswith("_mb") else count(value)
 
 
+def _temperatures(board: Leaderboard, runs: Mapping[str, SavedRun]) -> str:
+    """Return the learned temperatures of each candidate that has some, the mean of its seeds."""
+    rows = []
+    for row in (row for found in board.tables for row in found.rows.values()):
+        learned = over_runs([runs[name].metrics for name in row.runs])
+        if learned is not None:
+            rows.append([_said(row.name), number(learned[0]), number(learned[1])])
+    if not rows:
+        return ""
+    shown = table(["Candidate", "Mean over the layers", "Standard deviation"], rows)
+    return f"## Learned temperatures\n\n{ABOUT}\n\n{shown}"
+
+
 def _measured_on(board: Leaderboard, runs: Mapping[str, SavedRun]) -> str:
     parts = ["## What it was measured on"]
     for found in board.tables:
@@ -278,9 +295,11 @@ def _measured_on(board: Leaderboard, runs: Mapping[str, SavedRun]) -> str:
         said += f"; seeds {', '.join(map(str, seeds))}; {len(rows)} candidates, {sum(len(row.runs) for row in rows)} runs"
         said += f"; fingerprint of the images {code(fingerprint)}" if fingerprint else ""
         parts.append(f"{said}.{_baselines(rows, classes)}")
+    watched = any(watched_test(run.metrics) for run in runs.values())
+    read = "also scored while some of the runs trained" if watched else "read once, by the models as they were saved"
     parts.append(
         "The splits are the same for every seed. Settings and epochs were chosen on validation images, where there are any; "
-        "the test images were read once, by the models as they were saved."
+        f"the test images were {read}."
     )
     return "\n\n".join(filter(None, parts))
 

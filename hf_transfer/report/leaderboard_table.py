@@ -27,8 +27,9 @@ _COLUMNS = [
     "Trained",
     "Trials",
     "ImageNet",
+    "Published",
 ]
-_WHERE_KNOWN = {"Latency", "Trials", "ImageNet"}  # left out where no row has one
+_WHERE_KNOWN = {"Latency", "Trials", "ImageNet", "Published"}  # left out where no row has one
 SELECTION_TITLE = "What would have picked the backbone to fine-tune"
 _SELECTORS = ["Picked by", "Backbones", "Kendall's tau", "First", "Regret"]
 
@@ -135,6 +136,7 @@ def _lines(found: Table) -> list[list[str]]:
                 count(row.costs.get("trainable_parameters")),
                 NOTHING if row.trials is None else str(row.trials),
                 number(row.imagenet_top1),
+                number(row.published),
             ]
         )
     return lines
@@ -150,9 +152,13 @@ def facts(found: Table) -> str:
     baseline = f"; always answering the most frequent class gives {number(baselines.pop())}" if len(baselines) == 1 else ""
     groups = f" in {count(found.verdict.groups)} groups" if found.verdict.groups else ""
     chosen = found.verdict.chosen_on
+    sources = dict.fromkeys(row.published_source for row in found.rows.values() if row.published_source is not None)
+    published = (
+        f" Published figures, which no test compares with those here: {public_text('; '.join(sources))}." if sources else ""
+    )
     return (
         f"{count(found.verdict.images)} test images{groups}{baseline}. The leader was chosen on {chosen}; p is adjusted for "
-        "the number of comparisons; times are those of the longest run, features of a frozen backbone included."
+        "the number of comparisons; times are those of the longest run, features of a frozen backbone included." + published
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..recipe.monitored import monitored
 from ..run_directory import replacing
 from .artefacts import artefacts_section
 from .card_limits import limits_section
@@ -18,7 +19,7 @@ from .formats import NOTHING, count, finite, interval, number
 from .licences import LICENCES, OTHER
 from .markdown import code, code_block, escape, paragraph, table
 from .names import plain
-from .plots import CONFUSION_MATRIX, CURVES, EXPLANATIONS, RELIABILITY, plotted_split
+from .plots import CONFUSION_MATRIX, CURVES, EXPLANATIONS, RELIABILITY, TEMPERATURES, plotted_split
 from .redaction import public, public_text
 from .run_tables import (
     Table,
@@ -37,6 +38,8 @@ from .run_tables import (
     splits_table,
 )
 from .saved_run import SavedRun, read_object
+from .temperatures import ABOUT, learned_temperatures
+from .watched import watched_test
 
 MAX_CLASSES_LISTED = 50
 _MAX_CLASSES_OPEN = 20  # a longer list of image counts is folded
@@ -120,6 +123,7 @@ def model_card_text(run_dir: Path, *, repo_id: str | None = None, revision: str 
         limits_section(run, published=repo_id is not None),
         _data(run),
         _training(run),
+        _temperatures(run),
         _reference(run),
         "" if repo_id else artefacts_section(run.path),
         _licence(run),
@@ -162,7 +166,7 @@ def training_card_text(
     warning = [
         f"**Training is in progress: step {step:,} of {steps:,}.** The next push replaces this model.",
         f"Last figures on the validation split: {said}." if said else "The validation split was not evaluated yet.",
-        "No test figure exists: the test split is read once, when training is over.",
+        _no_test_figure_yet(run),
     ]
     sections = [
         f"# {escape(name)}",
@@ -174,6 +178,15 @@ def training_card_text(
         _recipe(run),
     ]
     return _card(run, name, sections)
+
+
+def _no_test_figure_yet(run: SavedRun) -> str:
+    names = run.section("evaluation").get("monitor")
+    watched = [name for name in map(str, names if isinstance(names, list) else []) if monitored(name).is_test]
+    if watched:
+        shown = ", ".join(map(escape, watched))
+        return f"Test images are scored while training ({shown}); the test figure is that of its end, and does not exist yet."
+    return "No test figure exists: the test split is read once, when training is over."
 
 
 def _name(run: SavedRun, repo_id: str | None) -> str:
@@ -218,6 +231,8 @@ def _summary(run: SavedRun) -> str:
     parts = [said]
     if split == "validation":
         parts.append(_no_test_split(run))
+    if watched := watched_test(run.metrics):
+        parts.append(escape(watched))
     description = run.recipe.get("description")
     if description:
         parts.append(paragraph(public_text(str(description))))
@@ -390,6 +405,14 @@ def _training(run: SavedRun, *, finished: bool = True) -> str:
         summary = f"{len(rows)} training arguments (fields of <code>transformers.TrainingArguments</code>)"
         parts.append(_folded(summary, table(["Argument", "Value"], rows, left=2)))
     return "\n\n".join(filter(None, parts))
+
+
+def _temperatures(run: SavedRun) -> str:
+    found = learned_temperatures(run.metrics)
+    if found is None:
+        return ""
+    picture = _image(run, TEMPERATURES, "Learned temperature of each attention layer")
+    return "\n\n".join(filter(None, ["## Learned temperatures", f"Of the attention, {found.words}. {ABOUT}", picture]))
 
 
 def _reference(run: SavedRun) -> str:

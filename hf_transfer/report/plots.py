@@ -13,8 +13,10 @@ from .findings import Findings
 from .reliability import plot_reliability
 from .saved_run import SavedRun
 from .sheets import plot_confused_pairs, plot_top_losses
+from .temperatures import learned_temperatures, plot_temperatures
 
 CURVES = Path("plots/curves.png")
+TEMPERATURES = Path("plots/temperatures.png")
 CONFUSION_MATRIX = Path("plots/confusion_matrix.png")
 PER_CLASS = Path("plots/per_class.png")
 RELIABILITY = Path("plots/reliability.png")
@@ -24,7 +26,7 @@ CONFUSED_PAIRS = Path("plots/confused_pairs.png")
 EXPLANATIONS = Path("plots/explanations.png")
 """Drawn by `hf-transfer explain`, not here; shown where it is there."""
 
-_DRAWN = (CURVES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, TOP_LOSSES, CONFUSED_PAIRS)
+_DRAWN = (CURVES, TEMPERATURES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, TOP_LOSSES, CONFUSED_PAIRS)
 PICTURES = (*_DRAWN, EXPLANATIONS)
 SHOW_IMAGES = (TOP_LOSSES, CONFUSED_PAIRS, EXPLANATIONS)
 """Those of them that show images of the data set."""
@@ -33,9 +35,10 @@ SHOW_IMAGES = (TOP_LOSSES, CONFUSED_PAIRS, EXPLANATIONS)
 def write_plots(run_dir: Path) -> Findings | None:
     """Draw the pictures that the files of a run directory allow, and fit the temperature of calibration.json.
 
-    `curves` where history.csv has rows (an evaluate-mode run has none). Of the test split, or of the validation split in a
-    run without one: `confusion_matrix`, `per_class`, `reliability`, `top_losses`, `confused_pairs` where there are mistakes,
-    and `binary_curves` where there are two classes. A picture of an earlier time that is not drawn now is removed.
+    `curves` where history.csv has rows (an evaluate-mode run has none), `temperatures` where attention has learned some. Of the
+    test split, or of the validation split in a run without one: `confusion_matrix`, `per_class`, `reliability`, `top_losses`,
+    `confused_pairs` where there are mistakes, and `binary_curves` where there are two classes. A picture of an earlier time
+    that is not drawn now is removed.
 
     Args:
         run_dir: a run directory with at least recipe.json and metrics.json.
@@ -53,6 +56,8 @@ def write_plots(run_dir: Path) -> Findings | None:
         (run.path / picture).unlink(missing_ok=True)
     if run.history:
         plot_curves(run.path / "history.csv", run.path / CURVES)
+    if temperatures := learned_temperatures(run.metrics):
+        plot_temperatures(temperatures, run.path / TEMPERATURES)
     if split is None or found is None:
         return None
     calibration = write_calibration(run)

@@ -39,6 +39,9 @@ class RunEntry:
         validation_accuracy: None where no validation split was scored.
         tuning: the search before the run, as tuning.json tells it; None where there was none.
         logme: LogME of its training features; None where none was computed.
+        published: the figure that others published for this experiment, as the recipe's `reference` has it; None where there
+            is none.
+        published_source: where it was published.
     """
 
     path: Path
@@ -50,6 +53,8 @@ class RunEntry:
     validation_accuracy: float | None
     tuning: dict[str, Any] | None
     logme: float | None
+    published: float | None
+    published_source: str | None
 
     @property
     def strategy(self) -> str:
@@ -82,7 +87,7 @@ def read_entries(root: Path) -> Entries:
     """
     found: list[tuple[Path, SavedRun, Predictions]] = []
     unfinished, left_out = [], {}
-    for path in _run_directories(root):
+    for path in run_directories(root):
         if not RunDirectory(path).is_finished:
             unfinished.append(path)
             continue
@@ -100,8 +105,11 @@ def read_entries(root: Path) -> Entries:
     return Entries(runs, unfinished, left_out)
 
 
-def _run_directories(root: Path) -> list[Path]:
-    """Return the directories of runs, not looking for further ones inside a run, nor at the searches of a study's cells."""
+def run_directories(root: Path) -> list[Path]:
+    """Return the directories of runs below a folder (or that of the run that it is), finished or not.
+
+    Nothing is looked for inside a run, nor among the searches of a study's cells.
+    """
     if (root / "recipe.json").is_file():
         return [root]
     if (root / "study.json").is_file():
@@ -109,13 +117,15 @@ def _run_directories(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
     children = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [found for child in children for found in _run_directories(child)]
+    return [found for child in children for found in run_directories(child)]
 
 
 def _entry(path: Path, run: SavedRun, predictions: Predictions, values: dict[str, Any]) -> RunEntry:
     order = np.argsort(np.array(predictions.sample_ids))
     named = [(predictions.sample_ids[place], predictions.class_names[predictions.labels[place]]) for place in order]
     validation = run.splits.get("validation", {}).get("accuracy")
+    reference = run.section("reference")
+    published = finite(reference.get("test_accuracy"))
     return RunEntry(
         path,
         run,
@@ -126,6 +136,8 @@ def _entry(path: Path, run: SavedRun, predictions: Predictions, values: dict[str
         validation_accuracy=None if validation is None else float(validation),
         tuning=_object(path / "tuning.json"),
         logme=finite((_object(path / "probe.json") or {}).get("logme")),
+        published=published,
+        published_source=None if published is None else str(reference.get("source") or "no source given"),
     )
 
 

@@ -36,6 +36,7 @@ COLOURS = (
     "#5F7A1E",
 )
 _STYLES = {"validation": "-", "train": (0, (4, 2))}
+_OTHER_STYLES = (":", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1)))
 _LEGEND_CANDIDATES = 20
 
 
@@ -161,7 +162,8 @@ def colours_of(runs: Sequence[FolderRun]) -> dict[str, str]:
 def draw_overlay(runs: Sequence[FolderRun], colours: Mapping[str, str]) -> Any:
     """Return the figure with accuracy and loss against the step, a colour for each candidate.
 
-    Validation is solid, train dashed and pale, other splits dotted. A metric that no run logged has no panel.
+    Validation is solid, train dashed and pale; monitored splits are dotted, each in a way of
+    its own. A metric that no run logged has no panel.
 
     Raises:
         ValueError: no run has logged anything.
@@ -172,6 +174,7 @@ def draw_overlay(runs: Sequence[FolderRun], colours: Mapping[str, str]) -> Any:
         raise ValueError("expected at least one run that logged a loss or an accuracy, found none")
     figure = new_figure(10.0, max(0.7 + 3.2 * len(panels), 5.5))  # room for the legend
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    styles = _styles(curves)
     for metric, axis in zip(panels, axes, strict=True):
         for curve in (curve for curve in curves if curve.metric == metric):
             steps, _, values = zip(*curve.points, strict=True)
@@ -179,7 +182,7 @@ def draw_overlay(runs: Sequence[FolderRun], colours: Mapping[str, str]) -> Any:
                 steps,
                 values,
                 color=colours[runs[curve.run].candidate],
-                linestyle=_STYLES.get(curve.split, ":"),
+                linestyle=styles[curve.split],
                 linewidth=1.0 if curve.split == "train" else 1.6,
                 alpha=0.45 if curve.split == "train" else 0.9,
                 marker="o" if len(curve.points) < 3 else None,
@@ -193,14 +196,20 @@ def draw_overlay(runs: Sequence[FolderRun], colours: Mapping[str, str]) -> Any:
     return figure
 
 
+def _styles(curves: Sequence[Curve]) -> dict[str, Any]:
+    """Return the style of each split's lines, in the order of the splits; those of monitored splits come again after four."""
+    splits = list(dict.fromkeys(curve.split for curve in curves))
+    others = [split for split in splits if split not in _STYLES]
+    return {split: _STYLES.get(split) or _OTHER_STYLES[others.index(split) % len(_OTHER_STYLES)] for split in splits}
+
+
 def _legend(figure: Any, curves: Sequence[Curve], names: Sequence[str], colours: Mapping[str, str]) -> None:
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], color=colours[name], label=literal(shorten(name, 40))) for name in names[:_LEGEND_CANDIDATES]]
     if len(names) > len(lines):
         lines.append(Line2D([], [], linestyle="none", label=f"and {len(names) - len(lines)} more"))
-    for split in dict.fromkeys(curve.split for curve in curves):
-        style = _STYLES.get(split, ":")
+    for split, style in _styles(curves).items():
         lines.append(Line2D([], [], color="#777777", linestyle=style, label=literal(shorten(split, 40))))
     figure.legend(handles=lines, loc="outside right upper", frameon=False, fontsize=9)
 

@@ -28,6 +28,7 @@ def splits_table(run: SavedRun) -> Table:
     """Return the figures of every split and further test set."""
     columns: list[tuple[str, str, Callable[[object], str]]] = [
         ("Images", "n", count),
+        ("Groups", "groups", count),
         ("Accuracy", "accuracy", number),
         ("95 % interval", "accuracy_ci95", interval),
         ("Baseline", "majority_baseline", number),
@@ -37,8 +38,9 @@ def splits_table(run: SavedRun) -> Table:
         ("NLL", "nll", number),
         ("ECE", "ece", number),
     ]
-    if not any("top5_accuracy" in found for found in run.splits.values()):
-        columns = [column for column in columns if column[1] != "top5_accuracy"]
+    for optional in ("groups", "top5_accuracy"):
+        if not any(optional in found for found in run.splits.values()):
+            columns = [column for column in columns if column[1] != optional]
     rows = [
         [plain(split), *(shown(run.splits[split].get(key)) for _, key, shown in columns)] for split in _in_order(run.splits)
     ]

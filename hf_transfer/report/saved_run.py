@@ -12,7 +12,7 @@ from ..errors import RunDirectoryError
 from .history import HistoryRow, read_history
 
 SPLITS = ("train", "validation", "test")
-_NO_SPLITS = frozenset(("cost", "speed"))  # what metrics.json holds beside splits
+_NO_SPLITS = frozenset(("cost", "speed", "monitored", "attention_temperatures"))  # what metrics.json holds beside splits
 
 
 @dataclass(frozen=True)

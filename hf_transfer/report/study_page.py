@@ -182,7 +182,7 @@ def _table(
     table: Table, place: int, runs: Sequence[FolderRun], links: Mapping[str, str | None], colours: Mapping[str, str]
 ) -> dict[str, Any]:
     verdict = table.verdict
-    header, rows = leaderboard_rows(table, links)
+    header, rows = leaderboard_rows(table, links, {run.name: run.saved for run in runs})
     shots = few_shot(table, _whole_training_set(table, runs))
     baselines = {row.majority_baseline for row in table.rows.values() if row.majority_baseline is not None}
     return {

@@ -17,8 +17,10 @@ from .names import plain
 from .redaction import public, public_text
 from .run_overlay import FolderRun
 from .run_tables import environment_table
+from .saved_run import SavedRun
 from .step_summary import best_step
 from .study_figures import CHARTED, cost_of
+from .temperatures import over_runs
 
 
 @dataclass(frozen=True)
@@ -34,15 +36,22 @@ def _figure(value: float | None, shown: str) -> Cell:
     return Cell(NOTHING if value is None else shown, value)
 
 
-def leaderboard_rows(table: Table, links: Mapping[str, str | None]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def leaderboard_rows(
+    table: Table, links: Mapping[str, str | None], runs: Mapping[str, SavedRun]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the header and the rows, best first; a column in which nothing is known is left out.
 
     Args:
         table: of a leaderboard.
         links: run to the address of its own report, None where it has none.
+        runs: run to its files.
     """
     comparisons = {comparison.name: comparison for comparison in table.verdict.comparisons}
-    lines = [_cells(table, standing, comparisons.get(standing.name)) for standing in table.verdict.standings]
+    lines = [
+        _cells(table, standing, comparisons.get(standing.name))
+        | {"Temperature (deviation)": _temperature([runs[name] for name in table.rows[standing.name].runs])}
+        for standing in table.verdict.standings
+    ]
     known = [title for title in lines[0] if any(line[title].value is not None for line in lines)]
     header = [
         {"title": title, "words": lines[0][title].words, "first": "ascending" if title in _LOW_FIRST else "descending"}
@@ -98,9 +107,16 @@ def _cells(table: Table, standing: Standing, beside: Comparison | None) -> dict[
     cells["Input"] = _figure(row.input_size, f"{row.input_size} px")
     cells["Pretraining"] = Cell(NOTHING if row.pretraining is None else plain(row.pretraining), row.pretraining, words=True)
     cells["ImageNet"] = _figure(row.imagenet_top1, number(row.imagenet_top1))
+    cells["Published"] = _figure(row.published, number(row.published))
     cells["Images"] = _figure(table.verdict.images, count(table.verdict.images))
     cells["Baseline"] = _figure(baseline, number(baseline))
     return cells
+
+
+def _temperature(runs: Sequence[SavedRun]) -> Cell:
+    """Return the learned temperature, mean (deviation) over the layers, of a candidate's seeds."""
+    found = over_runs([run.metrics for run in runs])
+    return Cell(NOTHING, None) if found is None else Cell(f"{number(found[0], 3)} ({number(found[1], 3)})", found[0])
 
 
 def _tuned(row: Row) -> Cell:

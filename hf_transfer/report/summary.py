@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .saved_run import SPLITS, split_metrics
+from .temperatures import learned_temperatures
+from .watched import watched_test
 
 
 def summary(root: Path, metrics: dict[str, Any]) -> str:
@@ -37,6 +39,10 @@ def summary(root: Path, metrics: dict[str, Any]) -> str:
             f"{training}all {cost['total_seconds']:.0f} s, {cost['images_per_second']:.0f} images/s, {cost['precision']}, "
             f"{cost['device']}{trained}"
         )
+    if temperatures := learned_temperatures(metrics):
+        lines.append(f"learned temperatures of the attention: {temperatures.words}")
+    if watched := watched_test(metrics):
+        lines.append(f"warning: {watched}")
     lines.append(f"run directory: {root}")
     return "\n".join(lines)
 
@@ -48,6 +54,9 @@ def _split_lines(split: str, row: dict[str, Any], width: int) -> list[str]:
         f"{split:<{width}}{row['n']:>8}  {interval:<28}{row['balanced_accuracy']:>9.4f}{row['macro_f1']:>9.4f}"
         f"{row['nll']:>8.4f}{row['ece']:>7.4f}{row['majority_baseline']:>9.4f}"
     ]
+    if row.get("groups"):
+        groups = "1 group" if row["groups"] == 1 else f"{row['groups']} groups"
+        lines.append(f"{'':<{width}}in {groups}, which the interval takes to be drawn whole")
     if row.get("shift"):
         shift = row["shift"]
         low, high = shift["ci95"]

@@ -121,12 +121,14 @@ def run_study(
 
     Raises:
         RunDirectoryError: when the folder holds something else; nothing has been written then.
-        UserError: when no cell matches `only`, cells that rank a funnel's backbones are left out by it and not done, or what a
-            search needs is not installed.
+        UserError: when no cell matches `only`, a cell is to be watched that evaluates nothing, cells that rank a funnel's
+            backbones are left out by it and not done, or what a search needs is not installed.
     """
     root = Path(study.output_dir)
     chosen = choose_cells(cells, only)
     check_available(chosen)
+    for cell in chosen:
+        pipeline.check_watchable(cell.recipe)
     check_folder_of_runs(root, MARK, "study")
     check_rankable(study, chosen, root)
     root.mkdir(parents=True, exist_ok=True)

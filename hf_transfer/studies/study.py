@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..errors import Problem, RecipeError, listed
 from ..recipe import Recipe, dump_recipe, parse_recipe
-from ..recipe.loading import apply_overrides, problems_of, read_recipe, refuse_tokens
+from ..recipe.loading import apply_overrides, override_value, problems_of, read_recipe, refuse_tokens
 from ..recipe.schema import Section
 from ..recipe.words import FROZEN, SEED, Cost, in_a_word
 from ..run_directory import REMARKS
@@ -139,7 +139,12 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> Study:
         base = read_recipe(Path(path).parent / raw["base"])
         del base["output_dir"]
         raw["base"] = base
-    problems = apply_overrides(raw, overrides)
+    axes = [override for override in overrides if override.startswith("axes.") and "=" in override]
+    problems = apply_overrides(raw, [override for override in overrides if override not in axes])
+    for override in axes:  # whose keys have dots of their own
+        key, _, value = override.removeprefix("axes.").partition("=")
+        if isinstance(raw.setdefault("axes", {}), dict):
+            raw["axes"][key] = override_value(value)
     refuse_tokens(raw, str(path))
     try:
         study = Study.model_validate(raw)

@@ -240,7 +240,7 @@ def _carry_out(trial: Trial, count: int, cell: Cell, place: Path) -> None:
 
 def _trial_recipe(trial: Trial, count: int, cell: Cell, place: Path) -> Recipe:
     """Return the recipe of a trial: that of the cell, scored on validation alone and published nowhere."""
-    section = cell.recipe.evaluation.model_copy(update={"splits": ["validation"], "extra": {}, "speed": False})
+    section = cell.recipe.evaluation.model_copy(update={"splits": ["validation"], "monitor": [], "extra": {}, "speed": False})
     hub = cell.recipe.hub.model_copy(update={"push": False, "strategy": "end"})
     said = {
         "description": f"Trial {trial.number} of {count} of {cell.id}",

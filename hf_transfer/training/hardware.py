@@ -64,7 +64,8 @@ def keep_freed_memory() -> bool:
     trim_threshold, top_pad, mmap_max, arena_max = -1, -2, -4, -8  # names of malloc.h
     # One arena for all threads: another thread's own holds 64 MB, and what does not fit is mapped and handed back after all.
     settings = ((mmap_max, 0), (trim_threshold, -1), (top_pad, 64 * 2**20), (arena_max, 1))
-    return all([mallopt(name, value) for name, value in settings])
+    taken = [mallopt(name, value) for name, value in settings]  # every one is told
+    return all(taken)
 
 
 def device_name(device: torch.device) -> str:

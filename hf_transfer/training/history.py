@@ -27,12 +27,16 @@ class HistoryCallback(TrainerCallback):
         path: the file.
         groups: the model's layer groups.
         freezing: knows the current phase.
+        monitored: what logs call the splits that are scored beside validation.
     """
 
-    def __init__(self, path: Path, groups: Sequence[LayerGroup], freezing: FreezingCallback) -> None:
+    def __init__(
+        self, path: Path, groups: Sequence[LayerGroup], freezing: FreezingCallback, monitored: Sequence[str] = ()
+    ) -> None:
         self.path = path
         self.groups = [group.name for group in groups]
         self.freezing = freezing
+        self.prefixes = {"validation": "eval"} | {name: f"eval_{name}" for name in monitored}
         self.rates: dict[str, float] = {}
         self.ended = 0
 
@@ -98,9 +102,10 @@ class HistoryCallback(TrainerCallback):
         logs = logs or {}
         if "loss" in logs:
             self._append(state, "train", {"loss": logs["loss"]}, self.freezing.phase)
-        elif "eval_loss" in logs:
-            metrics = {name: logs[f"eval_{name}"] for name in _METRICS if f"eval_{name}" in logs}
-            self._append(state, "validation", metrics, self.freezing.phase)
+        for split, prefix in self.prefixes.items():
+            if f"{prefix}_loss" in logs:
+                metrics = {name: logs[f"{prefix}_{name}"] for name in _METRICS if f"{prefix}_{name}" in logs}
+                self._append(state, split, metrics, self.freezing.phase)
 
     def _append(self, state: TrainerState, split: str, content: dict[str, Any], phase: Phase | None) -> None:
         if not state.is_world_process_zero:

@@ -16,6 +16,7 @@ from ..data.augmentation import build_train_transform
 from ..data.build import Splits
 from ..data.dataset import Collate, ImageDataset
 from ..data.mixing import Mixing
+from ..recipe.monitored import monitored
 from ..strategies.phases import Schedule
 from .arguments import build_arguments, precision_name
 from .callbacks import EarlyStoppingCallback, EpochCallback, FiniteLossCallback
@@ -24,6 +25,7 @@ from .freezing import FreezingCallback, unreached_parameters
 from .hardware import peak_memory_mb
 from .history import HistoryCallback
 from .loss import ClassificationLoss, balanced_weights, named_weights
+from .monitor import Monitor
 from .trainer import TransferTrainer
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def build_trainer(
     ema: Ema | None = None,
     early_stopping: EarlyStopping | None = None,
     adapters: Adapters | None = None,
+    monitor: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TransferTrainer:
     """Return a Trainer that is ready to `train`.
@@ -83,10 +86,12 @@ def build_trainer(
         ema: the moving average of the weights, or None.
         early_stopping: when to stop, or None.
         adapters: what was put into the model, or None.
+        monitor: what is scored beside validation at every evaluation, see `recipe.monitored`; it selects nothing.
         callbacks: what else follows the training.
 
     Raises:
         RecipeError: when transformers refuses the training arguments, or the class weights do not fit the classes.
+        DataError: when what is to be monitored is not there.
     """
     if schedule.epochs is not None:
         training = training | {"num_train_epochs": schedule.epochs}
@@ -110,7 +115,9 @@ def build_trainer(
         untrained |= {name for name, _ in model.named_parameters()} - set(adapters.trained)
     freezing = FreezingCallback(groups, schedule, metric=training["metric_for_best_model"], untrained=untrained)
     freezing.apply(model, schedule.phases[0])
-    followers = [EpochCallback(train_data), FiniteLossCallback(), HistoryCallback(history, groups, freezing), *callbacks]
+    watched = [monitored(name).row for name in monitor]
+    followers = [EpochCallback(train_data), FiniteLossCallback(), HistoryCallback(history, groups, freezing, watched)]
+    followers += callbacks
     if early_stopping is not None:
         followers.append(EarlyStoppingCallback(freezing, early_stopping.patience, early_stopping.min_delta))
     if "tensorboard" in _listed(training.get("report_to")):
@@ -128,6 +135,8 @@ def build_trainer(
         channels_last=channels_last,
         ema_decay=ema.decay if ema else None,
         adapted=adapters is not None,
+        # A range test evaluates nothing, and has not read every split.
+        monitor=Monitor(monitor, splits, preprocessing) if monitor and arguments.eval_strategy != "no" else None,
         train_dataset=train_data,
         eval_dataset=ImageDataset(splits.tables["validation"], preprocessing),
         data_collator=Collate(channels_last, mixing),

@@ -27,6 +27,7 @@ from .depthwise import Float32DepthwiseBackward
 from .ema import WeightAverage
 from .freezing import FreezingCallback
 from .loss import ClassificationLoss, mixed_targets
+from .monitor import Monitor, Scored
 from .optimizer import parameter_groups
 from .rates import RateSchedule
 from .sampler import EpochSampler
@@ -46,6 +47,7 @@ class TransferTrainer(Trainer):
         channels_last: compute in NHWC memory layout.
         ema_decay: keep a moving average of the weights; the better of both on validation is the one that is kept.
         adapted: the model carries adapters, so that its checkpoints hold plain tensors instead of a loadable model.
+        monitor: what is scored beside validation at every evaluation of the training, and logged; nothing else reads it.
         kwargs: as for `transformers.Trainer`.
     """
 
@@ -58,6 +60,7 @@ class TransferTrainer(Trainer):
         channels_last: bool = False,
         ema_decay: float | None = None,
         adapted: bool = False,
+        monitor: Monitor | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
@@ -67,13 +70,16 @@ class TransferTrainer(Trainer):
         self.lr_scheduler: Any
         self.model_wrapped: Any
         self.compute_loss_func: Any
+        self.compute_metrics: Any
         self.plain_adam = plain_adam
         self.ema_decay = ema_decay
         self._averaging = AverageCallback()
         self.adapted = adapted
+        self.monitor = monitor
         self.steps_per_epoch = 0
         self._wrapped_for: Phase | None = None
         self._untrained: _Snapshot | None = None
+        self._validation: Scored | None = None
         super().__init__(
             compute_loss_func=loss,
             compute_metrics=_compute_metrics,
@@ -96,6 +102,15 @@ class TransferTrainer(Trainer):
         if self.args.train_sampling_strategy != "random" or not isinstance(data, ImageDataset):
             return super()._get_train_sampler(train_dataset)
         return EpochSampler(data, self.args.seed)
+
+    def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
+        # transformers leaves the last images of an evaluation out, too, where training drops what fills no batch.
+        dropped = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = dropped and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = dropped
 
     # The optimizer and its learning rates.
 
@@ -223,22 +238,55 @@ class TransferTrainer(Trainer):
 
     # Evaluation.
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate validation, which is what selects; while training, score and log what is monitored, too.
+
+        transformers' own way, a dict as `eval_dataset`, would call `on_evaluate` for each of its splits, put their figures
+        among those that select, and draw a random number for each that the training would miss.
+
+        Returns:
+            The figures of validation alone.
+        """
+        metrics = super().evaluate(*args, **kwargs)
+        if self.monitor is not None and self.is_in_train:
+            self._watch(self.monitor, averaged=bool(metrics.get("eval_ema")))
+        return metrics
+
+    def _watch(self, monitor: Monitor, *, averaged: bool) -> None:
+        """Score what is monitored, with the weights that validation found better, and log it."""
+        weights = self.average.applied() if self.average is not None and averaged else contextlib.nullcontext()
+        measure, self.compute_metrics = self.compute_metrics, None
+        try:
+            with weights, torch.random.fork_rng(devices=[]):  # a loader draws a seed from the generator of the training
+                found = {split: self.predict(data, metric_key_prefix=f"eval_{split}") for split, data in monitor.data.items()}
+        finally:
+            self.compute_metrics = measure
+        scored = {split: (output.predictions, output.label_ids) for split, output in found.items()}
+        if self._validation is not None:
+            scored["validation"], self._validation = self._validation, None
+        for name, figures in monitor.figures(scored).items():
+            self.log({f"eval_{name}_{metric}": value for metric, value in figures.items()})
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate the weights; with a moving average that, too, and report the better of both."""
         if torch.distributed.is_initialized():  # running statistics are those of the first process
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, 0)
         found = super().evaluation_loop(*args, **kwargs)
-        if self.average is None or not self.is_in_train or found.metrics is None:
+        if not self.is_in_train or kwargs.get("description") == "Prediction":
             return found
-        with self.average.applied():
-            averaged = super().evaluation_loop(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        key = f"{prefix}_{self.args.metric_for_best_model}"
-        better = np.greater if self.args.greater_is_better else np.less
-        chosen = averaged if better(averaged.metrics[key], found.metrics[key]) else found
-        chosen.metrics[f"{prefix}_ema"] = float(chosen is averaged)
-        return chosen
+        if self.average is not None and found.metrics is not None:
+            with self.average.applied():
+                averaged = super().evaluation_loop(*args, **kwargs)
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            key = f"{prefix}_{self.args.metric_for_best_model}"
+            better = np.greater if self.args.greater_is_better else np.less
+            is_better = bool(better(averaged.metrics[key], found.metrics[key]))
+            found = averaged if is_better else found
+            found.metrics[f"{prefix}_ema"] = float(is_better)
+        if self.monitor is not None and self.monitor.needs_validation:
+            self._validation = np.asarray(found.predictions), np.asarray(found.label_ids)
+        return found
 
     # Checkpoints: whole or not there.
 

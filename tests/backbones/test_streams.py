@@ -32,7 +32,8 @@ def test_in_streams__takes_items_only_as_they_are_needed():
 
 
 def test_in_streams__a_network_says_the_same_as_alone_and_threads_are_as_before():
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.Linear(288, 5))
+    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.Linear(288, 5)
+    network = torch.nn.Sequential(*layers)
     network.eval().requires_grad_(False)
     batches = torch.randn(12, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     threads = torch.get_num_threads()

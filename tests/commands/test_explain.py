@@ -228,6 +228,48 @@ def test_explain__what_a_run_cannot_be_asked(tmp_path, checkpoint, capsys):
     assert "leave --target and --top-k out and name one layer" in said
 
 
+@pytest.fixture
+def folder(tmp_path, run):
+    """Two finished runs, one that is not, and one without a model, as nearest neighbours leave it."""
+    (run / "metrics.json").write_text(json.dumps({"test": {"accuracy": 2 / 3, "n": 9}, "cost": {}}))
+    (run / "README.md").write_text("# Card\n")
+    root = tmp_path / "runs"
+    for name in ("one", "two", "near", "waiting"):
+        shutil.copytree(run, root / name, symlinks=True)
+    (root / "waiting/README.md").unlink()
+    (root / "near/model").unlink()
+    return root
+
+
+def test_explain__a_folder_of_runs(folder, capsys):
+    assert main(["explain", str(folder)]) == 1  # one has no model
+    said = capsys.readouterr()
+    assert f"18 images of 2 runs; {folder / 'report.html'}" in said.out
+    assert f"{folder / 'waiting'}: not finished, passed over" in said.err
+    assert f"{folder / 'near'}: " in said.err
+    drawn = [(folder / name / "plots/explanations.png").exists() for name in ("one", "two", "near", "waiting")]
+    assert drawn == [True, True, False, False]
+    assert "<summary>2 galleries</summary>" in (folder / "report.html").read_text()
+    before = (folder / "one/plots/explanations.csv").stat().st_mtime_ns
+    shutil.rmtree(folder / "near")
+    assert main(["explain", str(folder), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == []
+    assert f"{folder / 'one'}: has its picture already; --overwrite draws it again" in said.err
+    assert (folder / "one/plots/explanations.csv").stat().st_mtime_ns == before
+    assert main(["explain", str(folder), "--json", "--overwrite"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["run"] for row in rows} == {str(folder / "one"), str(folder / "two")}
+
+
+def test_explain__what_a_folder_cannot_be_asked(folder, capsys):
+    assert main(["explain", str(folder), "--output", str(folder / "out"), "--layers", "first,last"]) == 2
+    said = capsys.readouterr().err
+    assert "--output: each run of a folder has its picture in its own plots/; leave it out" in said
+    assert "name one layer" in said
+    assert not (folder / "one/plots").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

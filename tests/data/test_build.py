@@ -328,3 +328,38 @@ def test_build_splits__images_of_a_further_test_set_that_stand_in_train(split_fo
     (tmp_path / "again" / "cat" / "x.png").write_bytes(first.read_bytes())
     splits = build_splits(Data(source=str(split_folders)), ["test"], training=True, extra={"again": str(tmp_path / "again")})
     assert len(splits.duplicates) == 1 and "again: cat/x.png" in splits.duplicates[0]
+
+
+# Groups
+
+BURSTS = r"path:(\w+/textile_\d{3})"  # ten images that follow each other
+
+
+def test_build_splits__groups_stay_together_and_subsets_work():
+    section = Data(source="package:textile", group_column=BURSTS, test_fraction=0.2, validation_fraction=0.1)
+    whole = build_splits(section, ALL, training=True)
+    of_split = [set(table.groups.tolist()) for table in whole.tables.values()]
+    assert sum(map(len, of_split)) == len(set.union(*of_split)) == 203
+    assert np.abs(np.array(counts(whole)["test"]) - [100, 100, 200]).max() <= 5
+    assert whole.shared_groups == {}
+    few = build_splits(section.model_copy(update={"samples_per_class": 4, "max_test_samples": 40}), ALL, training=True)
+    assert counts(few)["train"] == [4, 4, 4]
+    assert len(few.tables["test"]) == 40
+    assert set(ids(few)["test"]) <= set(ids(whole)["test"])
+    assert set(few.tables["test"].groups) <= of_split[2]
+
+
+def test_build_splits__given_splits_that_share_groups_are_reported(grow, tmp_path):
+    grow({"cat/ann": 3, "cat/bob": 2, "dog/bob": 3, "dog/eve": 2}, tmp_path / "train")
+    grow({"cat/eve": 1, "dog/ann": 2}, tmp_path / "test")
+    section = Data(source=str(tmp_path), group_column="folder")
+    splits = build_splits(section, ["test"], training=False)
+    assert splits.shared_groups == {}  # one split is read
+    splits = build_splits(section, ["train", "test"], training=False)
+    assert splits.shared_groups == {"ann": {"train": 3, "test": 2}, "eve": {"train": 2, "test": 1}}
+
+
+def test_build_splits__a_group_column_that_does_not_fit():
+    assert message(Data(source="package:textile", group_column="folder", test_fraction=0.2)).startswith(
+        "data.group_column: expected images in folders inside the class folders; 2000 of 2000 have none: global/"
+    )

@@ -217,3 +217,27 @@ def test_read_class_folders__rows_do_not_depend_on_the_file_system(grow, tmp_pat
     first, second = (read_class_folders(folder).tables["train"] for folder in (root, copy))
     assert first.sample_ids.tolist() == second.sample_ids.tolist()
     np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_read_class_folders__images_that_belong_together(grow, tmp_path):
+    grow({"cat/walk": 2, "dog/walk": 1, "dog/yard": 1}, tmp_path / "train")
+    grow({"cat/yard": 1}, tmp_path / "test")
+    found = read_class_folders(tmp_path, group_by="folder")
+    assert {split: table.groups.tolist() for split, table in found.tables.items()} == {
+        "test": ["yard"],
+        "train": ["walk", "walk", "walk", "yard"],
+    }
+    # A pattern is given the path below the split folder: it means the same before and after a split.
+    by_class = read_class_folders(tmp_path, group_by="path:^([^/]+/[^/]+)")
+    assert by_class.tables["train"].groups.tolist() == ["cat/walk", "cat/walk", "dog/walk", "dog/yard"]
+    assert read_class_folders(tmp_path).tables["train"].groups is None
+
+
+def test_read_class_folders__without_some_classes(grow):
+    root = grow({"cat": 1, "dog": 1, "clutter": 0})
+    assert read_class_folders(root, drop=["clutter"]).class_names == ["cat", "dog"]
+    with pytest.raises(DataError) as caught:
+        read_class_folders(root, drop=["cluter"])
+    assert str(caught.value) == (
+        f"data.source: no class folder in {root} to leave out is called 'cluter' (did you mean 'clutter'?)"
+    )

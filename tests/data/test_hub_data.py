@@ -50,6 +50,20 @@ def _write_repositories(root):
     tags = datasets.List(LABEL)
     write("ann/multi_label", {"image": Image(), "label": tags}, {"label": [[c] for c in TRAIN]}, {"label": [[0]]})
     write("ann/hidden_test", {"image": Image(), "label": LABEL}, {"label": TRAIN}, {"label": [-1] * 6})
+    patients = {"image": Image(), "label": LABEL, "patient": Value("int64"), "boxes": datasets.List(Value("float32"))}
+    boxes = [[0.0]] * 12
+    write(
+        "ann/patients",
+        patients,
+        {"label": TRAIN, "patient": [row // 3 for row in range(12)], "boxes": boxes},
+        {"label": TEST, "patient": [9] * 5 + [0], "boxes": boxes[:6]},
+    )
+    absent = {"patient": [*range(11), None], "boxes": boxes}
+    places = {"image": Image(), "label": LABEL, "place": Value("string")}
+    write(
+        "ann/nameless_group", places, {"label": TRAIN, "place": ["", *"abcdefghijk"]}, {"label": TEST, "place": list("uvwxyz")}
+    )
+    write("ann/unknown_patient", patients, {"label": TRAIN, **absent}, {"label": TEST, "patient": [9] * 6, "boxes": boxes[:6]})
     write("ann/holes", {"image": Image(), "label": LABEL}, {"label": [*TRAIN[:-1], None]}, {"label": TEST})
     labelled("ann/configurations", folder="small")
     labelled("ann/configurations", folder="large", seed=1)
@@ -99,6 +113,12 @@ def hub(tmp_path_factory):
             "fine": load("ann/two_labels", label_column="fine"),
             "coarse": load("ann/two_labels", label_column="coarse"),
             "misspelt label": load("ann/two_labels", label_column="fien"),
+            "patients": load("ann/patients", group_column="patient", validation_fraction=0.25),
+            "unknown_patient": load("ann/unknown_patient", group_column="patient"),
+            "nameless_group": load("ann/nameless_group", group_column="place"),
+            "misspelt group": load("ann/patients", group_column="patiant"),
+            "group that is the label": load("ann/patients", group_column="label"),
+            "group that is many": load("ann/patients", group_column="boxes"),
             "image": load("ann/two_images", image_column="b"),
             "image that is none": load("ann/two_images", image_column="label"),
             "small": load("ann/configurations", config_name="small"),
@@ -167,6 +187,15 @@ def test_label_column__chooses(hub):
     assert _by_sample(found, "train").items() <= {f"train/{row}": int(label == 2) for row, label in enumerate(TRAIN)}.items()
 
 
+def test_group_column__keeps_images_of_one_value_together(hub):
+    tables = hub["online"]["patients"]["tables"]
+    assert tables["test"]["groups"] == ["9"] * 5 + ["0"]
+    train, validation = (set(tables[split]["groups"]) for split in ("train", "validation"))
+    assert train | validation == {"0", "1", "2", "3"} and len(validation) == 1 and not train & validation
+    patient = dict(zip(tables["train"]["sample_ids"], tables["train"]["groups"], strict=True))
+    assert all(group == str(int(name.split("/")[1]) // 3) for name, group in patient.items())
+
+
 def test_default_configuration__is_the_one_the_card_names(hub):
     for results in (hub["online"], hub["offline"]):
         assert results["with_default"]["tables"] == hub["online"]["large"]["tables"]
@@ -209,6 +238,11 @@ MESSAGES = {
     "no_label": "data.label_column: expected exactly one label column to infer it, found 0 (none) among image, breed; "
     "name the one to use",
     "multi_label": "data.label_column: expected one label an image in 'label', found a column of type List",
+    "unknown_patient": "data.group_column: 1 of 12 images of the train split have no value in 'patient'",
+    "nameless_group": "data.group_column: 1 of 12 images of the train split have no value in 'place'",
+    "misspelt group": "data.group_column: no column 'patiant' (did you mean 'patient'?); found image, label, patient, boxes",
+    "group that is the label": "data.group_column: expected a column that says which images belong together, found the labels",
+    "group that is many": "data.group_column: expected one value an image in 'boxes', found a column of type List",
     "holes": "data.label_column: 1 of 12 images of the train split have no label in 'label'",
     "two_images": "data.image_column: expected exactly one image column to infer it, found 2 (a, b) among a, b, label; "
     "name the one to use",

@@ -2,13 +2,14 @@
 
 import os
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hf_transfer.data.folders import read_class_folders
-from hf_transfer.data.integrity import Scan, cross_split_duplicates, fingerprint, scan
+from hf_transfer.data.integrity import Scan, cross_split_duplicates, cross_split_groups, fingerprint, scan
 from hf_transfer.data.package_data import read_package
 
 
@@ -146,3 +147,10 @@ def test_fingerprint__changes_with_everything_a_run_depends_on():
     ]
     assert len(set(prints)) == len(prints)
     assert printed({"train": variant(labels=labels.copy())}) == prints[0]
+
+
+def test_cross_split_groups__only_those_on_both_sides(labelled):
+    train = replace(labelled([0, 0, 1]), groups=np.array(["ann", "bob", "ann"]))
+    test = replace(labelled([0, 1]), groups=np.array(["ann", "eve"]))
+    assert cross_split_groups({"train": train, "test": test}) == {"ann": {"train": 2, "test": 1}}
+    assert cross_split_groups({"train": train, "test": labelled([0])}) == {}

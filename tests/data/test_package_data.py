@@ -69,3 +69,9 @@ def test_read_package__the_package_is_not_installed(monkeypatch):
         "data.source: package:textile needs the package conformal-clip-data; "
         'install it with: pip install "hf-transfer-learning[demo]"'
     )
+
+
+def test_digits__have_no_groups():
+    with pytest.raises(DataError) as caught:
+        read_package("digits", group_by="folder")
+    assert str(caught.value) == ("data.group_column: package:digits says nothing of images that belong together; leave it out")

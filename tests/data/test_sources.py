@@ -34,20 +34,66 @@ def test_read_source__no_such_folder(source):
     assert message(source) == f"data.source: no such folder: {source}"
 
 
-def test_read_source__a_file_or_an_address(tmp_path):
-    file = tmp_path / "data.csv"
-    file.write_text("image,label")
-    for source in (str(file), "s3://bucket/images", "https://example.com/images.zip"):
+def test_read_source__addresses_and_other_files(tmp_path):
+    known = (
+        "a folder (of class folders, of images with metadata.csv or metadata.jsonl, of Parquet, Arrow or IDX files, or one "
+        "that save_to_disk wrote), a .csv, .tsv, .jsonl, .parquet or .arrow file, a pattern such as 'data/*.parquet', a Hub "
+        "data set id, package:textile or package:digits"
+    )
+    for source in ("s3://bucket/images", "https://example.com/images.zip"):
         assert message(source) == (
-            "data.source: expected a folder of class folders, a Hub data set id, package:textile or package:digits; "
-            f"found '{source}'. Files and addresses are not available in this version."
+            f"data.source: expected {known}; found '{source}'. Addresses are not available in this version."
         )
+    file = tmp_path / "data.zip"
+    file.touch()
+    assert message(str(file)) == f"data.source: expected {known}; found the file {file}"
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.jsonl", "some/x.parquet", "/no/such/x.arrow"])
+def test_read_source__no_such_file(name):
+    assert message(name) == f"data.source: no such file: {name}"
+
+
+def test_read_source__a_pattern_that_fits_nothing_or_too_much(grow, monkeypatch):
+    root = grow({"cat": 1})
+    monkeypatch.chdir(root)
+    assert message("none/*.parquet") == "data.source: no file fits the pattern none/*.parquet"
+    assert message(f"{root}/**/*") == (
+        f"data.source: expected a pattern of .parquet or .arrow files; {root}/**/* fits others too: {root}/cat/000.png"
+    )
+
+
+def test_read_source__class_folders_beside_tables_are_ambiguous(grow):
+    root = grow({"cat": 1, "dog": 1})
+    (root / "train.parquet").touch()
+    (root / "train-images-idx3-ubyte").touch()
+    assert message(str(root)) == (
+        f"data.source: {root} can be read in 3 ways: train.parquet and train-images-idx3-ubyte and class folders (cat, dog). "
+        "Move elsewhere what is not meant."
+    )
+
+
+def test_read_source__other_files_beside_class_folders_are_passed_over(grow):
+    root = grow({"cat": 1, "dog": 1})
+    for name in ("notes.csv", "state.json", "dataset_info.json.bak", ".hidden.parquet"):
+        (root / name).touch()
+    assert read_source(Data(source=str(root))).class_names == ["cat", "dog"]
 
 
 def test_is_hub_source__ids_and_nothing_else(tmp_path, monkeypatch):
     assert is_hub_source("cifar10")
     assert is_hub_source("uoft-cs/cifar10")
-    for source in ("package:digits", str(tmp_path), "./nothing", "/no/such", "~/nothing", "a/b/c", "s3://bucket/x"):
+    for source in (
+        "package:digits",
+        str(tmp_path),
+        "./nothing",
+        "/no/such",
+        "~/nothing",
+        "a/b/c",
+        "s3://bucket/x",
+        "a/*.parquet",
+        "a/b.csv",
+    ):
         assert not is_hub_source(source)
     (tmp_path / "uoft-cs" / "cifar10").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,7 @@
 """Who is in which split."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -215,3 +217,63 @@ def test_subset__too_few_for_few_shot(labelled):
     assert str(caught.value) == (
         "data.samples_per_class: expected at least 4 training images of every class; too few of 'rust' (3), 'blight' (1)"
     )
+
+
+# Groups
+
+
+def grouped(labelled, groups, labels):
+    return replace(labelled(labels), groups=np.array(groups))
+
+
+def test_hold_out__groups_stay_on_one_side(labelled):
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"patient {i}" for i in range(60)], rng.integers(1, 8, 60))
+    labels = rng.integers(0, 3, len(groups))
+    parts = hold_out(grouped(labelled, groups, labels), {"test": 0.2, "validation": 0.2}, 0, names_of(3))
+    assert list(parts) == ["train", "test", "validation"]
+    everyone = np.concatenate([part.sample_ids for part in parts.values()])
+    assert sorted(everyone.tolist()) == sorted(f"image/{row}" for row in range(len(groups)))
+    of_part = [set(part.groups.tolist()) for part in parts.values()]
+    assert sum(map(len, of_part)) == 60 and len(set.union(*of_part)) == 60
+    for part, fraction in zip(parts.values(), (0.6, 0.2, 0.2), strict=True):
+        assert np.abs(part.class_counts(3) - fraction * np.bincount(labels)).max() < 2.5
+
+
+def test_hold_out__groups_in_any_order_of_rows(labelled):
+    table = grouped(labelled, np.repeat([f"g{i}" for i in range(30)], 4), np.tile([0, 1], 60))
+    rows = np.random.default_rng(0).permutation(120)
+    first, second = (hold_out(t, {"test": 0.3}, 5, names_of(2)) for t in (table, table.select(rows)))
+    assert members(first) == members(second)
+    assert members(first) != members(hold_out(table, {"test": 0.3}, 6, names_of(2)))
+
+
+def test_hold_out__too_few_groups_of_a_class(labelled):
+    table = grouped(labelled, ["a", "a", "b", "c", "d"], [0, 0, 0, 1, 1])
+    with pytest.raises(DataError) as caught:
+        hold_out(table, {"test": 0.2, "validation": 0.2}, 0, ["cat", "dog"])
+    assert str(caught.value) == (
+        "data: a stratified split into train + test + validation needs at least 3 images of every class; too few of 'dog' (2). "
+        "Add images, remove the class, or give split folders of your own."
+    )
+    with pytest.raises(DataError) as caught:
+        hold_out(table.select(np.array([0, 1, 2, 3, 3])), {"test": 0.4}, 0, ["cat", "dog"])
+    assert str(caught.value) == (
+        "data: a split into train + test that keeps groups together needs every class in at least 2 groups; too few of 'dog' "
+        "(1). Add groups, remove the class, or give split folders of your own."
+    )
+
+
+def test_hold_out__groups_that_allow_no_split(labelled):
+    """Each class comes in two groups, and one of every three groups is on the side of another."""
+    table = grouped(labelled, ["a", "a", "b", "b", "c", "c"], [0, 1, 1, 2, 2, 0])
+    with pytest.raises(
+        DataError, match=r"found no split into train \+ test that keeps groups together .*; missing: 'class \d' in"
+    ):
+        hold_out(table, {"test": 0.5}, 0, names_of(3))
+
+
+def test_subset__keeps_the_groups_of_its_images(labelled):
+    table = grouped(labelled, [f"g{i // 3}" for i in range(30)], [0, 1] * 15)
+    part = subset(table, 0, names_of(2), total=10, each=None, split="train")
+    assert part.groups.tolist() == [f"g{row // 3}" for row in part.rows]

@@ -1,5 +1,7 @@
 """Selection by row, and what a message calls an image."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from hf_transfer.data.package_data import read_package
@@ -36,3 +38,9 @@ def test_encoded__a_row_without_an_image_is_unreadable():
     table = ImageTable(images, "image", np.arange(1), np.zeros(1, dtype=np.int64), np.array(["train/0"]))
     assert table.name(0) == "train/0"
     assert scan(table, decode=False).bad == {0: "there is no image in this row"}
+
+
+def test_select__takes_groups_and_digests_along(labelled):
+    table = replace(labelled([0, 1, 0]), groups=np.array(["a", "b", "a"]), digests=np.array([b"x", b"y", b"z"]))
+    part = table.select(np.array([2, 1]))
+    assert (part.groups.tolist(), part.digests.tolist(), part.labels.tolist()) == (["a", "b"], [b"z", b"y"], [0, 1])

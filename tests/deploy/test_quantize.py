@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from hf_transfer.backbones.build import build_backbone
 from hf_transfer.backbones.transformers_models import label_arguments, load_checkpoint
 from hf_transfer.data.build import build_splits
 from hf_transfer.data.loose_images import find_images
@@ -157,6 +159,28 @@ def test_quantize_graph__static_without_images(static, tmp_path):
     with pytest.raises(ValueError, match="static quantization needs calibration images, found none"):
         quantize_graph(static / "float.onnx", tmp_path / "int8.onnx", mode="static")
     assert not list(tmp_path.iterdir())
+
+
+def test_quantize_model__static_of_group_norm(splits, tmp_path):
+    recipe = parse_recipe({**RECIPE, "output_dir": "x", "model": {"backbone": "scratch:resnet18-gn"}})
+    backbone = build_backbone(recipe.model, splits.class_names, seed=0)
+    lively(backbone.model)
+    train = splits.tables["train"]
+    batches = list(calibration_batches(train, backbone.preprocessing, calibration_rows(train)))
+    quantize_model(backbone, tmp_path / "int8.onnx", mode="static", calibration=batches)
+    pixels = torch.cat(batches)
+    with torch.no_grad():
+        expected = backbone.model(pixel_values=pixels).logits
+    found = run(tmp_path / "int8.onnx", pixels)
+    assert 0 < error_of(found, expected) < 0.3  # of 20 layers with random weights; 0.24, as with batch norm in its place
+    assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.8
+
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["InstanceNormalization"] == kinds["Conv"] == 20
+    made_by = {node.output[0]: node.op_type for node in graph.node}
+    integers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    assert {made_by[name] for node in integers for name in node.input[:2]} == {"DequantizeLinear"}
 
 
 def test_quantize_model__dynamic_quantizes_linear_layers(vit, batches, tmp_path):

@@ -1,7 +1,13 @@
-"""How further test sets differ from the test split."""
+"""The metrics of a split, and how further test sets differ from the test split."""
 
-from hf_transfer.evaluation.evaluate import add_shifts
-from hf_transfer.metrics.intervals import newcombe_difference
+import numpy as np
+
+from hf_transfer.data.build import build_splits
+from hf_transfer.evaluation.evaluate import add_shifts, score_split
+from hf_transfer.evaluation.predictions import Predictions
+from hf_transfer.metrics.accuracy import accuracy_ci95
+from hf_transfer.metrics.intervals import difference_of_proportions, newcombe_difference
+from hf_transfer.recipe.schema import Data
 
 
 def test_add_shifts__against_test_or_else_validation():
@@ -22,3 +28,21 @@ def test_add_shifts__nothing_to_differ_from():
     metrics = {"winter": {"accuracy": 0.25, "n": 20}}
     add_shifts(metrics, ["winter"])
     assert "shift" not in metrics["winter"]
+
+
+def test_add_shifts__of_groups_from_their_intervals():
+    test = {"accuracy": 0.75, "n": 80, "accuracy_ci95": [0.5, 0.9], "groups": 4}
+    metrics = {"test": test, "winter": {"accuracy": 0.25, "n": 20, "accuracy_ci95": [0.1, 0.5]}}
+    add_shifts(metrics, ["winter"])
+    assert metrics["winter"]["shift"]["ci95"] == list(difference_of_proportions(0.25, (0.1, 0.5), 0.75, (0.5, 0.9)))
+
+
+def test_score_split__groups_in_metrics_and_predictions(tmp_path):
+    section = Data(source="package:textile", group_column=r"path:(\w+/textile_\d{3})", max_test_samples=90)
+    splits = build_splits(section, ["test"], training=False)
+    table = splits.tables["test"]
+    logits = np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32) + 2 * np.eye(3, dtype=np.float32)[table.labels]
+    metrics = score_split("test", logits, splits, tmp_path)
+    assert metrics["groups"] == len(set(table.groups)) < metrics["n"] == 90
+    assert metrics["accuracy_ci95"] == list(accuracy_ci95(logits.argmax(axis=1) == table.labels, table.groups))
+    assert Predictions.read(tmp_path / "test.parquet").groups == table.groups.tolist()

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from hf_transfer.data.build import build_splits
 from hf_transfer.errors import RunDirectoryError
-from hf_transfer.evaluation.predictions import Predictions
+from hf_transfer.evaluation.predictions import Predictions, read_groups
 from hf_transfer.recipe.schema import Data
 
 
@@ -37,3 +39,18 @@ def test_read__damaged_or_missing(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(RunDirectoryError, match="is not a predictions file"):
         Predictions.read(tmp_path / "a.parquet")
+
+
+def test_predictions__groups_where_the_data_say_them(tmp_path):
+    section = Data(source="package:textile", group_column=r"path:(\w+/textile_\d{3})", max_test_samples=6)
+    splits = build_splits(section, ["test"], training=False)
+    table = splits.tables["test"]
+    Predictions.of(table, np.zeros((6, 3)), np.zeros(6), splits.class_names).write(tmp_path / "test.parquet")
+    groups = table.groups.tolist()
+    assert all(name.startswith(group) for name, group in zip(table.sample_ids, groups, strict=True))
+    assert Predictions.read(tmp_path / "test.parquet").groups == groups
+    assert read_groups(tmp_path / "test.parquet") == dict(zip(table.sample_ids.tolist(), groups, strict=True))
+    plain = replace(table, groups=None)
+    Predictions.of(plain, np.zeros((6, 3)), np.zeros(6), splits.class_names).write(tmp_path / "plain.parquet")
+    assert Predictions.read(tmp_path / "plain.parquet").groups is None
+    assert read_groups(tmp_path / "plain.parquet") is None

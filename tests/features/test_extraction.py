@@ -194,3 +194,20 @@ def test_compiling_pays__where_it_is_faster_on_many_images(lite0, textile, monke
     extractor = Extractor(lite0, CPU, None, False, 0)
     monkeypatch.setattr(extraction, "_seconds", lambda extractor, _: compiled if extractor.compiled else 8.0)
     assert compiling_pays(extractor, textile.tables["train"], 1001) is pays
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_extract__several_batches_at_a_time_give_the_same(lite0, textile, folder_for, autocast, monkeypatch):
+    monkeypatch.setattr(extraction, "_CPU_BATCH", 8)
+    extractor = Extractor(lite0, CPU, autocast, False, 0)
+    table = textile.tables["train"]
+    threads = torch.get_num_threads()
+    found = {}
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            assert extractor.streams == count
+            found[count], _ = features_of(extractor, folder_for(extractor, str(count)), table)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[3], found[1])

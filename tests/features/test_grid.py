@@ -61,6 +61,33 @@ def test_head_grid__each_head_is_what_adamw_makes_of_it_alone():
     assert len({tuple(weight.flatten().tolist()) for weight, _ in heads}) == len(pairs)
 
 
+@pytest.mark.parametrize("shape", [lambda step, steps: 1.0, lambda step, steps: 1 - step / steps])
+def test_head_grid__with_adam_each_head_is_what_torch_makes_of_it_step_for_step(shape):
+    """Plain Adam: the decay is part of the gradient, that of the bias as well."""
+    features, labels = blobs()
+    batches = [(features[rows], labels[rows]) for _ in range(4) for rows in torch.arange(60).split(16)]
+    pairs = list(itertools.product((1e-3, 0.1), (0.0, 1e-5, 0.3)))
+    grid = HeadGrid(5, 3, pairs, len(batches), optimizer="adam", shape=shape)
+    alone = []
+    for rate, decay in pairs:
+        head = torch.nn.Linear(5, 3)
+        torch.nn.init.zeros_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+        alone.append((head, torch.optim.Adam(head.parameters(), lr=rate, weight_decay=decay), rate))
+    for number, (inputs, targets) in enumerate(batches):
+        losses = grid.step(inputs, targets)
+        for k, (head, optimizer, rate) in enumerate(alone):
+            optimizer.param_groups[0]["lr"] = rate * shape(number, len(batches))
+            loss = torch.nn.functional.cross_entropy(head(inputs), targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            weight, bias = grid.heads()[k]
+            assert losses[k].item() == pytest.approx(loss.item(), rel=1e-4)
+            assert torch.allclose(weight, head.weight, rtol=1e-4, atol=1e-6)
+            assert torch.allclose(bias, head.bias, rtol=1e-4, atol=1e-6)
+
+
 def test_fit_grid__learns_what_a_line_separates():
     candidates = fit(epochs=40)
     best = max(candidates, key=lambda candidate: candidate.scores["accuracy"])
@@ -141,6 +168,7 @@ def test_fit_grid__curves_end_with_the_final_scores(epochs, points, expected):
         assert [point["epoch"] for point in candidate.curve] == expected
         last = dict(candidate.curve[-1])
         assert math.isfinite(last.pop("train_loss"))
+        assert last.pop("learning_rate") == pytest.approx(0, abs=1e-12)
         assert last == {"epoch": epochs, **candidate.scores}
 
 
@@ -151,6 +179,16 @@ def test_fit_grid__the_training_loss_is_the_mean_over_the_images():
     grid = HeadGrid(5, 3, [(1e-3, 0.0)], 3)
     total = sum(grid.step(features[rows], labels[rows]).item() * len(rows) for rows in order.split(25))
     assert found.curve[0]["train_loss"] == pytest.approx(total / 60)
+
+
+def test_fit_grid__the_optimizer_and_the_shape_of_the_rates_are_those_asked_for():
+    options = {"learning_rates": (1e-2,), "weight_decays": (0.3,), "normalizations": ("none",), "epochs": 3}
+    adam = fit(optimizer="adam", shape=lambda step, steps: step / steps, **options)[0]
+    assert adam.method == "adam"
+    assert [point["learning_rate"] for point in adam.curve] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
+    other = fit(**options)[0]
+    assert other.method == "adamw"
+    assert not torch.allclose(adam.weight, other.weight, rtol=0.01)
 
 
 def test_fit_grid__half_precision_features():

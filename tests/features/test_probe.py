@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from transformers import TrainingArguments, get_scheduler
 
 from hf_transfer.errors import UserError
 from hf_transfer.features import probe as probe_module
@@ -40,6 +41,11 @@ QUIET = {"cache": True, "augment_preset": "none", "views": 1, "hidden_head": Fal
         ({"learning_rate": 1e-3, "bf16": True, "num_train_epochs": 5}, {}, None),
         (dict.fromkeys(FEATURE_FIELDS), {}, None),
         ({}, {"augment_preset": "basic", "views": 3}, None),
+        ({"optim": "adam", "lr_scheduler_type": "constant", "weight_decay": 1e-5}, {}, None),
+        ({"optim": "adamw_torch", "lr_scheduler_type": "linear", "warmup_steps": 0.1}, {}, None),
+        ({"optim": "sgd"}, {}, "training.optim is for the Trainer"),
+        ({"optim": "adam", "adam_beta1": 0.8}, {}, "training.adam_beta1 is for the Trainer"),
+        ({"lr_scheduler_type": "polynomial"}, {}, "training.lr_scheduler_type is for the Trainer"),
         ({}, {"cache": False}, "features.cache"),
         ({}, {"augment_preset": "basic"}, "augment.preset is 'basic'"),
         ({}, {"hidden_head": True}, "model.head.hidden"),
@@ -85,6 +91,39 @@ def test_fit_probe__holds_epochs_and_batch_size():
     )
     assert [candidate.settings for candidate in probe.candidates] == [candidate.settings for candidate in expected]
     assert all(torch.equal(a.weight, b.weight) for a, b in zip(probe.candidates, expected, strict=True))
+
+
+def test_fit_probe__an_optimizer_that_is_named_gets_the_features_as_they_are():
+    features, labels = blobs()
+    held = {"optim": "adam", "learning_rate": 1e-2, "weight_decay": 1e-5, "lr_scheduler_type": "constant"}
+    (found,) = fit(seed=2, per_device_train_batch_size=25, **held).candidates
+    assert (found.method, found.settings["normalization"]) == ("adam", "none")
+    weight, bias = torch.zeros(3, 5, requires_grad=True), torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], lr=1e-2, weight_decay=1e-5)
+    for epoch in range(3):
+        for rows in torch.randperm(60, generator=torch.Generator().manual_seed(2 + epoch)).split(25):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(features[rows] @ weight.T + bias, labels[rows]).backward()
+            optimizer.step()
+    assert torch.allclose(found.weight, weight, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found.bias, bias, rtol=1e-4, atol=1e-6)
+    searched = fit(optim="adamw_torch").candidates
+    assert {(one.method, one.settings["normalization"]) for one in searched} == {("adamw", "none")}
+    assert len(searched) == len(LEARNING_RATES) * len(WEIGHT_DECAYS)
+
+
+@pytest.mark.parametrize("warmup", [0, 0.25, 7, 100])
+@pytest.mark.parametrize("kind", ["constant", "constant_with_warmup", "linear", "cosine"])
+def test_fit_probe__rates_are_those_of_transformers_schedules(kind, warmup):
+    training = {"lr_scheduler_type": kind, "warmup_steps": warmup, "num_train_epochs": 4, "per_device_train_batch_size": 7}
+    steps = 4 * math.ceil(60 / 7)
+    arguments = TrainingArguments(output_dir="unused", use_cpu=True, **training)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    shape = get_scheduler(kind, optimizer, arguments.get_warmup_steps(steps), steps).lr_lambdas[0]
+    probe = fit(learning_rate=1e-2, weight_decay=0.0, **training)
+    for candidate in probe.candidates:
+        rates = [point["learning_rate"] for point in candidate.curve]
+        assert rates == pytest.approx([1e-2 * shape(epoch * steps // 4) for epoch in range(1, 5)], abs=1e-12)
 
 
 @pytest.mark.parametrize("training", [{}, {"num_train_epochs": None, "per_device_train_batch_size": None}])

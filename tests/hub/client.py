@@ -124,6 +124,7 @@ def _splits(data: dict[str, Any]) -> dict[str, Any]:
             split: {
                 "sample_ids": [str(sample_id) for sample_id in table.sample_ids],
                 "labels": table.labels.tolist(),
+                "groups": None if table.groups is None else table.groups.tolist(),
                 "images": [hashlib.sha256(table.encoded(index)).hexdigest() for index in range(len(table))],
             }
             for split, table in splits.tables.items()

@@ -40,6 +40,29 @@ def test_measure__copies_of_an_image_tell_no_more(rng):
     assert copies.residual_variance == pytest.approx(measure(correct).residual_variance)
 
 
+def test_measure__uneven_groups_have_the_jackknife_s_variance(rng):
+    groups = np.repeat([0, 1, 2, 3], [60, 20, 15, 5])
+    correct = rng.random((1, 100)) < np.array([0.9, 0.3, 0.6, 0.5])[groups]
+    without = [correct[0, groups != group].mean() for group in range(4)]
+    m = measure(correct, groups)
+    assert m.image_variance == pytest.approx(3 / 4 * sum((accuracy - m.accuracy) ** 2 for accuracy in without))
+    assert m.units == pytest.approx(1 / (0.6**2 + 0.2**2 + 0.15**2 + 0.05**2))
+
+
+def test_accuracy_interval__a_group_that_holds_nearly_all_images_says_little_of_others(rng):
+    groups = np.repeat(np.arange(11), [900] + [10] * 10)
+    low, high = accuracy_interval(measure(rng.random((1, 1000)) < 0.8, groups))
+    assert low < 0.01 and high > 0.99
+
+
+@pytest.mark.parametrize("share", [5, 8])  # of ten; whether sums of halves or of fifths come out as 0 or nearly so
+def test_accuracy_interval__groups_that_are_equally_good_are_still_few(share):
+    correct = np.tile(np.arange(10) < share, 2)[None]
+    low, high = accuracy_interval(measure(correct, np.repeat([0, 1], 10)))
+    independent = wilson_interval(2 * share, 20)
+    assert low < independent[0] - 0.1 and high > independent[1] + 0.05
+
+
 def test_typical_seed_variance__is_right_on_average_and_robust(rng):
     networks = [measure(rng.random((3, 400)) < (0.9 + 0.02 * rng.normal(size=(3, 1))).clip(0, 1)) for _ in range(300)]
     expected = 0.02**2 + np.mean([m.residual_variance for m in networks])

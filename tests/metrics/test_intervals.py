@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from hf_transfer.metrics.intervals import newcombe_difference, wilson_interval
+from hf_transfer.metrics.intervals import difference_of_proportions, newcombe_difference, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,14 @@ def test_newcombe_difference__a_wrong_second_sample_is_named():
         newcombe_difference(5, 10, 11, 10)
     with pytest.raises(ValueError, match="expected at least one sample, found n = 0"):
         newcombe_difference(5, 10, 0, 0)
+
+
+def test_difference_of_proportions__of_wilson_intervals_is_newcombes():
+    sides = [(0.9, wilson_interval(90, 100)), (0.7, wilson_interval(35, 50))]
+    assert difference_of_proportions(*sides[0], *sides[1]) == newcombe_difference(90, 100, 35, 50)
+
+
+def test_difference_of_proportions__longer_intervals_give_a_longer_one():
+    short, long = (difference_of_proportions(0.9, ends, 0.7, (0.6, 0.8)) for ends in ((0.85, 0.93), (0.7, 0.97)))
+    assert long[0] < short[0] and long[1] > short[1]
+    assert difference_of_proportions(1.0, (0.0, 1.0), 0.0, (0.0, 1.0)) == (pytest.approx(1 - 2**0.5), 1.0)

@@ -13,6 +13,7 @@ from hf_transfer.metrics import (
     quick_metrics,
     wilson_interval,
 )
+from hf_transfer.metrics.accuracy import accuracy_ci95
 from hf_transfer.metrics.calibration import expected_calibration_error
 
 KEYS = [
@@ -82,6 +83,21 @@ def test_classification_metrics__top5_only_with_more_than_5_classes(rng, n_class
     labels = rng.integers(0, n_classes, 20)
     metrics = classification_metrics(logits, labels, NAMES[:n_classes])
     assert list(metrics) == [key for key in KEYS if present or key != "top5_accuracy"]
+
+
+def test_classification_metrics__groups_widen_the_interval_and_are_counted(logits_and_labels):
+    logits, labels = logits_and_labels
+    groups = [f"patient {row // 10}" for row in range(500)]
+    grouped = classification_metrics(logits, labels, NAMES, groups=groups)
+    assert plain(grouped)
+    assert list(grouped) == [*KEYS[:-1], "groups", "skipped"]
+    assert grouped["groups"] == 50
+    correct = logits.argmax(axis=1) == labels
+    assert grouped["accuracy_ci95"] == list(accuracy_ci95(correct, groups))
+    from_softmax = classification_metrics_from_probabilities(softmax(logits), labels, NAMES, groups=groups)
+    assert from_softmax["accuracy_ci95"] == grouped["accuracy_ci95"]
+    with pytest.raises(ValueError, match=r"expected one group an image, \[500\], found \[499\]"):
+        classification_metrics(logits, labels, NAMES, groups=groups[:-1])
 
 
 def test_classification_metrics__one_sample_of_one_class():

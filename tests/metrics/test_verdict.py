@@ -146,6 +146,27 @@ def test_reach_verdict__groups():
     assert "these 600 test images in 60 groups and one seed each" in verdict.words
 
 
+def test_reach_verdict__of_equal_candidates_on_groups_of_many_sizes(rng):
+    """What a candidate finds hard it finds hard in the whole group; groups have one to forty images. 300 small studies."""
+    winners, claims, blind = [], [], []
+    for _ in range(300):
+        sizes = rng.geometric(0.1, 60)
+        groups = np.repeat(np.arange(60), sizes)
+        difficulty = rng.normal(2.0, 1.5, len(groups))
+        own = [np.repeat(rng.normal(0, 2, 60), sizes) for _ in range(4)]
+        study = [
+            Candidate(f"c{k}", rng.random((1, len(groups))) < 1 / (1 + np.exp(-difficulty - own[k])), (rng.random(),))
+            for k in range(4)
+        ]
+        verdict = reach_verdict(study, groups=groups)
+        winners.append(verdict.winner is not None)
+        claims.append(any(found.outcome != "tied" for found in verdict.comparisons))
+        blind.append(any(found.outcome != "tied" for found in reach_verdict(study).comparisons))
+    assert np.mean(winners) <= 0.05
+    assert np.mean(claims) <= 0.08  # 5 % and what 300 studies may be off by
+    assert np.mean(blind) > 0.3
+
+
 @pytest.mark.parametrize(
     ("candidates", "message"),
     [

@@ -20,10 +20,8 @@ def problems_of(overrides):
 @pytest.mark.parametrize(
     ("override", "advice"),
     [
-        ("data.group_column=patient", "leave it out"),
         ("data.task=multi_label", "use 'single_label'"),
         ("features.pooling=mean", "use 'default'"),
-        ('evaluation.monitor=["test"]', "leave it out"),
     ],
 )
 def test_check_availability__says_what_to_do_meanwhile(override, advice):

@@ -584,7 +584,7 @@ def test_parse_recipe__what_belongs_to_training():
 def test_parse_recipe__names_of_further_test_sets(name):
     assert problems_of(recipe(evaluation={"extra": {name: "photos"}})) == [
         "evaluation.extra: expected names of up to 64 letters, digits, _ and -, other than train, validation, test, cost, "
-        f"speed, temperature; found '{name}'"
+        f"speed, temperature, attention_temperatures, monitored; found '{name}'"
     ]
 
 

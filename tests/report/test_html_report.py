@@ -194,6 +194,12 @@ def test_write_report__validation_only(make_run, mode):
     assert ("evaluated no test split" in page_of(run_dir).texts[""]) == (mode == "train")
 
 
+def test_write_report__watched_test_images_are_told_at_the_top(make_run):
+    page = page_of(make_run(further={"monitored": {"test": 5, "train_200": 5}}))
+    said = "The test split was scored 5 times while training; it chose nothing, but whoever watched it may have."
+    assert said in page.texts[""]
+
+
 def test_write_report__a_run_that_left_next_to_nothing(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     (tmp_path / "metrics.json").write_text("{}")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from hf_transfer.backbones.shortlist import shortlist
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.predictions import Predictions
-from hf_transfer.report.leaderboard import build_leaderboard, write_leaderboard
+from hf_transfer.report.leaderboard import build_leaderboard, csv_lines, write_leaderboard
 from hf_transfer.report.leaderboard_table import leaderboard_markdown, leaderboard_text
 
 N = 400
@@ -271,3 +272,85 @@ def test_build_leaderboard__no_selection_without_two_fine_tuned_backbones(write_
     write_run("b", 0.8, strategy="linear_probe", backbone="timm:b")
     write_run("c", 0.8, backbone="timm:a")
     assert build_leaderboard(tmp_path / "study").tables[0].selection is None
+
+
+def test_build_leaderboard__published_figures_stand_beside_the_measured_ones_with_their_source(write_run, tmp_path):
+    write_run("a", 0.9, backbone="timm:a", reference={"test_accuracy": 0.8311, "source": "study R9: validation"})
+    write_run("b", 0.8, backbone="timm:bb", reference={"source": "study R9: no figure"})
+    write_run("c", 0.7, backbone="timm:ccc", reference=None)
+    board = build_leaderboard(tmp_path / "study")
+    rows = board.tables[0].rows
+    assert {name: row.published for name, row in rows.items()} == {"a": 0.8311, "bb": None, "ccc": None}
+    write_leaderboard(tmp_path, board, leaderboard_markdown(board))
+    found = json.loads((tmp_path / "leaderboard.json").read_text())["tables"][0]["rows"]
+    assert (found["a"]["published"], found["a"]["published_source"]) == (0.8311, "study R9: validation")
+    with (tmp_path / "leaderboard.csv").open(newline="") as file:
+        assert {line["name"]: line["published"] for line in csv.DictReader(file)} == {"a": "0.8311", "bb": "", "ccc": ""}
+    for shown in (leaderboard_text(board), (tmp_path / "leaderboard.md").read_text()):
+        assert "Published" in shown and "0.8311" in shown
+        assert "Published figures, which no test compares with those here: study R9: validation." in shown
+
+
+def test_build_leaderboard__nothing_is_said_of_published_figures_where_there_is_none(write_run, tmp_path):
+    write_run("b", 0.8, reference={"source": "study R9: no figure"})
+    assert "ublished" not in leaderboard_text(build_leaderboard(tmp_path / "study"))
+
+
+# Images that belong together
+
+
+def regroup(run, group_of):
+    """Write the groups of its test images into a run's predictions, from the number in each image's name."""
+    path = run / "predictions" / "test.parquet"
+    found = Predictions.read(path)
+    replace(found, groups=[group_of(int(name[:4])) for name in found.sample_ids]).write(path)
+
+
+def test_build_leaderboard__groups_widen_intervals_and_tests(write_run, tmp_path):
+    a, b = write_run("a", 0.9, backbone="timm:resnet50"), write_run("bb", 0.86, backbone="timm:resnet18")
+    (plain,) = build_leaderboard(tmp_path / "study").tables
+    # What one run was told of the images holds for all; how a group is called does not matter.
+    hard = np.argsort(np.random.default_rng(1).permutation(N))  # images in the order of their difficulty
+    place = {int(image): rank // 8 for rank, image in enumerate(hard)}
+    regroup(a, lambda image: f"patient {place[image]}")
+    board = build_leaderboard(tmp_path / "study")
+    (table,) = board.tables
+    assert (plain.verdict.groups, table.verdict.images, table.verdict.groups) == (None, 400, 50)
+    for before, after in zip(plain.verdict.standings, table.verdict.standings, strict=True):
+        assert before.accuracy == after.accuracy
+        assert np.ptp(after.accuracy_ci95) > 1.5 * np.ptp(before.accuracy_ci95)
+    assert table.verdict.comparisons[0].p_images > plain.verdict.comparisons[0].p_images
+    assert "400 test images in 50 groups" in leaderboard_text(board)
+    assert [line["groups"] for line in csv_lines(board)] == [50, 50]
+    regroup(b, lambda image: f"p{100 - place[image]}")
+    assert build_leaderboard(tmp_path / "study").tables == board.tables
+
+
+def test_build_leaderboard__runs_that_were_told_different_groups(write_run, tmp_path):
+    a, b = write_run("a", 0.9, backbone="timm:resnet50"), write_run("bb", 0.86, backbone="timm:resnet18")
+    regroup(a, lambda image: str(image // 4))
+    regroup(b, lambda image: str(image // 40))
+    (table,) = build_leaderboard(tmp_path / "study").tables
+    assert table.verdict.groups == 10
+    assert table.warnings[0] == (
+        "The runs were told different groups of test images; the 10 of which there are fewest are taken."
+    )
+
+
+def test_build_leaderboard__test_images_of_a_single_group(write_run, tmp_path):
+    a, _ = write_run("a", 0.9, backbone="timm:resnet50"), write_run("bb", 0.86, backbone="timm:resnet18")
+    (plain,) = build_leaderboard(tmp_path / "study").tables
+    regroup(a, lambda image: "ann")
+    (table,) = build_leaderboard(tmp_path / "study").tables
+    assert table.verdict == plain.verdict
+    assert table.warnings[0] == "All test images are of one group: what is said here holds for that group alone."
+
+
+def test_build_leaderboard__a_run_that_was_told_a_single_group_does_not_cancel_the_others(write_run, tmp_path):
+    a, b = write_run("a", 0.9, backbone="timm:resnet50"), write_run("bb", 0.86, backbone="timm:resnet18")
+    regroup(a, lambda image: str(image // 40))
+    (alone,) = build_leaderboard(tmp_path / "study").tables
+    regroup(b, lambda image: "ann")
+    (table,) = build_leaderboard(tmp_path / "study").tables
+    assert table.verdict == alone.verdict and table.verdict.groups == 10
+    assert table.warnings[0].startswith("The runs were told different groups of test images; the 10 of")

@@ -230,6 +230,14 @@ def test_write_model_card__monitored_splits_are_named(make_run):
     assert "not watched during training" not in text
 
 
+def test_write_model_card__watched_test_images_are_told_beside_the_accuracy(make_run):
+    run_dir = make_run(further={"monitored": {"test": 5, "train_200": 5}})
+    said = "The test split was scored 5 times while training; it chose nothing, but whoever watched it may have."
+    assert said in card_of(run_dir).text.partition("## ")[0]
+    (run_dir / "metrics.json").write_text(json.dumps(metrics_of(run_dir) | {"monitored": {"train_200": 5}}))
+    assert "may have." not in card_of(run_dir).text
+
+
 def test_write_model_card__reference_beside_measured(make_run):
     run_dir = make_run()
     card = card_of(run_dir)
@@ -504,6 +512,14 @@ def test_training_card_text__before_the_first_evaluation(make_run):
     text = training_card_text(run_dir, repo_id="me/leaves", step=10, steps=20, validation=None, revision="trial")
     assert "The validation split was not evaluated yet." in text
     assert 'model="me/leaves", revision="trial"' in text
+
+
+def test_training_card_text__test_images_are_scored_while_training(make_run):
+    run_dir = make_run(recipe_changes={"evaluation": {"monitor": ["train_200", "test_50"]}})
+    text = training_card_text(run_dir, repo_id="me/leaves", step=10, steps=20, validation=None)
+    said = "Test images are scored while training (test_50); the test figure is that of its end, and does not exist yet."
+    assert said in text.replace("\\", "")
+    assert "is read once" not in text
 
 
 def test_model_card_text__settings_without_what_is_off(make_run):

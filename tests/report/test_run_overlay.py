@@ -135,6 +135,20 @@ def test_draw_overlay__forty_candidates_on_one_panel(tmp_path):
     save_picture(lambda: draw_overlay(runs, colours_of(runs)), tmp_path / "overlay")  # a layout without room would warn
 
 
+def test_draw_overlay__monitored_splits_are_told_apart(folder):
+    splits = ("validation", "test", "train_200")
+    lines = [f"{step},{split},0.5\n" for step in (1, 2, 3) for split in splits]
+    for path in folder.glob("*/history.csv"):
+        path.write_text("step,split,accuracy\n" + "".join(lines))
+    runs = runs_of(folder)[:1]
+    figure = draw_overlay(runs, colours_of(runs))
+    named = {handle.get_label(): handle.get_linestyle() for handle in figure.legends[0].legend_handles[1:]}
+    assert list(named) == ["validation", "test", "train_200"]
+    assert len(set(named.values())) == 3
+    drawn = [line.get_linestyle() for line in figure.axes[0].lines]
+    assert drawn == list(named.values())
+
+
 def test_draw_overlay__nothing_logged(folder):
     for path in folder.glob("*/history.csv"):
         path.unlink()

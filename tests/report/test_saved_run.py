@@ -6,7 +6,7 @@ from hf_transfer.report.saved_run import SavedRun
 
 def test_splits__cost_speed_and_plain_values_are_none(make_run):
     shift = {"accuracy": 0.5, "shift": {"accuracy": -0.1, "ci95": [-0.2, 0.0], "against": "test"}}
-    run = SavedRun.read(make_run(further={"camera_b": shift, "speed": {"latency_ms": 3.0}}))
+    run = SavedRun.read(make_run(further={"camera_b": shift, "speed": {"latency_ms": 3.0}, "monitored": {"test": 5}}))
     run.metrics["temperature"] = 1.5
     assert list(run.splits) == ["train", "validation", "test", "camera_b"]
     assert run.further_test_sets == ["camera_b"]

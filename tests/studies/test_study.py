@@ -97,6 +97,8 @@ def test_load_study__overrides(write):
     assert values_of(write(), "axes.seed=[7]", 'axes.strategy=["knn"]') == [
         (backbone, "knn", 7) for backbone in AXES["model.backbone"]
     ]
+    one = ["axes.seed=[7]", 'axes.strategy=["knn"]', 'axes.model.backbone=["timm:resnet18"]']
+    assert values_of(write(), *one) == [("timm:resnet18", "knn", 7)]
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,9 @@ def test_search__the_best_on_validation_and_what_is_left_of_the_trials(cells_of)
     repositories.write_vit(Path("vit"))
     space = {"training.learning_rate": [1e-9, 1e30, 0.03]}
     (cell,) = cells_of(
-        space, training={"learning_rate": 1e-9, "num_train_epochs": 4, "warmup_steps": 0}, evaluation={"speed": True}
+        space,
+        training={"learning_rate": 1e-9, "num_train_epochs": 4, "warmup_steps": 0},
+        evaluation={"speed": True, "monitor": ["test"]},
     )
     found = tuning.search(cell, Path("trials"))
     trials = {trial["values"]["training.learning_rate"]: trial for trial in found["trials"]}
@@ -155,6 +157,7 @@ def test_search__the_best_on_validation_and_what_is_left_of_the_trials(cells_of)
     recipe = json.loads(place.recipe.read_text())
     assert recipe["description"] == f"Trial {trials[0.03]['number']} of 3 of {cell.id}"
     assert recipe["training"]["learning_rate"] == 0.03 and recipe["evaluation"]["splits"] == ["validation"]
+    assert recipe["evaluation"]["monitor"] == []
     assert sorted(path.name for path in place.predictions.iterdir()) == ["validation.parquet"]
     assert place.history.is_file()
     assert not [path for path in Path("trials").rglob("*") if path.suffix == ".safetensors" or path.name == "checkpoints"]

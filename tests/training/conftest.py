@@ -116,12 +116,12 @@ def trainer_for(tmp_path, random_images):
 
 @pytest.fixture
 def splits():
-    """Make splits of random PNG images: `splits(train, validation)`, three classes."""
+    """Make splits of random PNG images: `splits(train, validation, test)`, three classes; no test split where it is 0."""
 
-    def make(train: int, validation: int) -> Splits:
+    def make(train: int, validation: int, test: int = 0) -> Splits:
         generator = np.random.default_rng(0)
         encoded = []
-        for _ in range(train + validation):
+        for _ in range(train + validation + test):
             buffer = io.BytesIO()
             Image.fromarray(generator.integers(0, 256, (40, 48, 3), np.uint8)).save(buffer, "png")
             encoded.append({"bytes": buffer.getvalue(), "path": None})
@@ -133,6 +133,8 @@ def splits():
             return ImageTable(images, "image", rows, rows % 3, np.array([f"image/{row}" for row in rows]))
 
         tables = {"train": table(0, train), "validation": table(train, validation)}
+        if test:
+            tables["test"] = table(train + validation, test)
         return Splits(tables, ["cat", "dog", "owl"], "fingerprint")
 
     return make
@@ -151,9 +153,12 @@ def build(vit_checkpoint, splits, tmp_path):
         seed=0,
         loss=None,
         ema=None,
+        monitor=(),
+        test=0,
+        checkpoint=vit_checkpoint,
         **training,
     ):
-        section = Model(backbone=str(vit_checkpoint))
+        section = Model(backbone=str(checkpoint))
         backbone = build_backbone(section, ["cat", "dog", "owl"], seed)
         root = tmp_path / folder
         section = Strategy(name=strategy) if isinstance(strategy, str) else Strategy(**strategy)
@@ -164,7 +169,7 @@ def build(vit_checkpoint, splits, tmp_path):
         schedule = build_schedule(section, names, training.get("num_train_epochs"))
         trainer = build_trainer(
             backbone,
-            splits(train, 4),
+            splits(train, 4, test),
             schedule,
             training=training_defaults(training, section),
             augment=Augment(preset=augment) if isinstance(augment, str) else Augment(**augment),
@@ -175,6 +180,7 @@ def build(vit_checkpoint, splits, tmp_path):
             tensorboard=root / "tensorboard",
             ema=Ema(**ema) if ema else None,
             early_stopping=EarlyStopping(**early_stopping) if early_stopping else None,
+            monitor=monitor,
         )
         root.mkdir(exist_ok=True)
         return backbone, trainer, root

@@ -9,9 +9,6 @@ from torch import nn
 
 from ..heads import build_head
 
-SMALLEST = 16
-"""Rows and columns of the smallest image that leaves a cell after both poolings."""
-
 
 class LeNet(nn.Module):
     """Two 5x5 convolutions without padding (6 and 16 channels), each with ReLU and 2x2 max pooling, then 120-84-classes.

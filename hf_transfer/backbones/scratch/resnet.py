@@ -60,11 +60,3 @@ class ResNet(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return logits [n, classes] of pixels [n, 3, h, w]."""
         return self.head(self.resnet(self.normalizer(pixels)))
-
-
-def stage_sizes(size: int) -> list[int]:
-    """Return how many rows and columns the maps of the four stages have, for images of size x size pixels.
-
-    The stem halves twice, each stage but the first once, always rounding up.
-    """
-    return [-(-size // 2 ** (level + 1)) for level in range(1, 5)]

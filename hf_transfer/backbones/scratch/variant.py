@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import BackboneError, nearest
-from .lenet import SMALLEST as SMALLEST_LENET
-from .resnet import stage_sizes
-from .vision_transformer import HEAD_WIDTH
+from .limits import HEAD_WIDTH, SMALLEST_LENET, stage_sizes
 
 KNOWN = (
     "resnet18",
@@ -30,6 +28,7 @@ KNOWN = (
     "vitn-12x256-8x8-ltv",
     "vitn-12x256-8x8-dm-lt",
     "vitn-24x256-8x8",
+    "vitn-12x768-8x8",
     "vitn-12x768-16x16@224",
     "toy-dilated",
     "lenet",

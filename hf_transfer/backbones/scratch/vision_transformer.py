@@ -11,12 +11,10 @@ from torch import nn
 from ..heads import build_head
 from .attention import SelfAttention, Temperature
 from .dropout import Dropout
+from .limits import HEAD_WIDTH
 from .normalizer import Normalization, build_normalizer
 from .relative_position import RelativePosition
 from .sinusoid import grid_positions
-
-HEAD_WIDTH = 64
-"""Width of an attention head; the width of the tokens is a multiple of it."""
 
 _EXPANSION = 4  # width of the hidden layers of blocks and head, in widths of a token
 _DROPOUT = 0.1

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hf_transfer.backbones.scratch.lenet import SMALLEST, LeNet
+from hf_transfer.backbones.scratch.lenet import LeNet
+from hf_transfer.backbones.scratch.limits import SMALLEST_LENET
 
 
 def test_lenet__is_the_tutorials():
@@ -19,6 +20,6 @@ def test_lenet__is_the_tutorials():
     assert sum(parameter.numel() for parameter in network.parameters()) == 62_006
 
 
-@pytest.mark.parametrize("size", [SMALLEST, 28, 33, 64])
+@pytest.mark.parametrize("size", [SMALLEST_LENET, 28, 33, 64])
 def test_lenet__takes_images_of_its_size(size):
     assert LeNet(size, num_classes=4)(torch.rand(1, 3, size, size)).shape == (1, 4)

@@ -3,8 +3,9 @@ import torch
 import torchvision
 from torch import nn
 
+from hf_transfer.backbones.scratch.limits import stage_sizes
 from hf_transfer.backbones.scratch.mixstyle import MixStyle
-from hf_transfer.backbones.scratch.resnet import ResNet, stage_sizes
+from hf_transfer.backbones.scratch.resnet import ResNet
 
 
 def test_resnet__is_torchvisions_on_normalised_pixels():
