@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,8 @@ def write_json(path: Path, data: Any) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` that takes its place when the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A thread's number is no process's and no other thread's at the same time; the main thread's is that of its process.
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}.tmp")
     _remove(temporary)  # of a killed process whose number this one has
     try:
         yield temporary

@@ -94,17 +94,17 @@ def test_freeze_except__dropout_of_frozen_layers_is_off(family, checkpoint):
     model = backbone.model
     pixels = torch.rand(8, 3, *family.size)
 
-    def twice():
+    def several():  # of eight images a small rate may drop nothing in one pass
         with torch.no_grad():
             model.train()
-            return [model(pixel_values=pixels).logits for _ in range(2)]
+            return [model(pixel_values=pixels).logits for _ in range(12)]
 
     freeze_except(model, all_names(model))
-    one, other = twice()
-    assert torch.equal(one, other) != family.random
+    one, *others = several()
+    assert all(torch.equal(one, other) for other in others) != family.random
     freeze_except(model, head_names(backbone))
-    one, other = twice()
-    assert torch.equal(one, other)
+    one, *others = several()
+    assert all(torch.equal(one, other) for other in others)
     with torch.no_grad():
         assert torch.equal(one, model.eval()(pixel_values=pixels).logits)
 
