@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -136,12 +136,7 @@ def _split(
             tables = {"test": tables.popitem()[1]}
     elif "train" not in tables:
         raise DataError(f"data.source: expected a train split, found only {' and '.join(tables)}")
-    fractions = {}
-    if "test" not in tables and section.test_fraction is not None:
-        fractions["test"] = section.test_fraction
-    # An evaluation that holds out a test split holds out the validation split too: its test images are a training's.
-    if "validation" not in tables and (training or "validation" in wanted or fractions):
-        fractions["validation"] = section.validation_fraction
+    fractions = held_out_fractions(section, tables, wanted, training=training)
     if fractions and "train" in tables:
         if training:
             _complete(tables["train"], class_names)
@@ -156,6 +151,24 @@ def _split(
         _complete(tables["train"], class_names)
         return tables
     return {split: tables[split] for split in wanted}
+
+
+def held_out_fractions(section: Data, present: Collection[str], wanted: Collection[str], *, training: bool) -> dict[str, float]:
+    """Return which splits are held out of the source's train split, and their shares.
+
+    Args:
+        section: the recipe's `data` section.
+        present: the splits that there are.
+        wanted: the splits that will be evaluated.
+        training: whether a model will be trained.
+    """
+    fractions = {}
+    if "test" not in present and section.test_fraction is not None:
+        fractions["test"] = section.test_fraction
+    # An evaluation that holds out a test split holds out the validation split too: its test images are a training's.
+    if "validation" not in present and (training or "validation" in wanted or fractions):
+        fractions["validation"] = section.validation_fraction
+    return fractions
 
 
 def _complete(train: ImageTable, class_names: list[str]) -> None:

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ..errors import DataError, listed
+from .build import held_out_fractions
 from .folders import natural_order
 from .images import decode_rgb
-from .integrity import cross_split_groups
+from .integrity import cross_split_groups, undecodable
 from .near_duplicates import CORRELATION, RADIUS, SIDE, is_blank, near_groups, small_gray
 from .sources import read_source
 from .splits import hash_order, hold_out, subset
@@ -106,9 +107,7 @@ def plan_splits(section: Data, wanted: Sequence[str] = (), *, training: bool = T
     takes_all = not training and "test" in wanted and section.test_fraction is None
     if takes_all and "test" not in tables and len(tables) == 1:
         tables = {"test": tables.popitem()[1]}
-    fractions = {} if "test" in tables or section.test_fraction is None else {"test": section.test_fraction}
-    if "validation" not in tables and (training or "validation" in wanted or fractions):
-        fractions["validation"] = section.validation_fraction
+    fractions = held_out_fractions(section, tables, wanted, training=training)
     try:
         if fractions and "train" in tables:
             tables |= hold_out(tables["train"], fractions, seed, names)
@@ -241,10 +240,8 @@ def look_at(table: ImageTable, place: int, *, thumbnail: int = 0) -> Look:
             kind, mode = opened.format or "", _mode(opened, encoded)
             rotated, several_frames = _is_rotated(opened), _has_several_frames(opened)
         image = decode_rgb(encoded)
-    except UnidentifiedImageError:
-        return Look(digest, "not an image in a known format")
     except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
-        return Look(digest, str(error) or type(error).__name__)
+        return Look(digest, undecodable(error))
     gray = small_gray(image)
     width, height = image.size
     kept = image if thumbnail else None

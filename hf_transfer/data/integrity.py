@@ -55,10 +55,8 @@ def scan(table: ImageTable, *, decode: bool) -> Scan:
             else:
                 with Image.open(io.BytesIO(encoded)):
                     pass
-        except UnidentifiedImageError:
-            return digest, "not an image in a known format"
         except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
-            return digest, str(error) or type(error).__name__
+            return digest, undecodable(error)
         return digest, None
 
     with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -68,6 +66,11 @@ def scan(table: ImageTable, *, decode: bool) -> Scan:
         digests=[digest for digest, _ in results],
         bad={index: reason for index, (_, reason) in enumerate(results) if reason is not None},
     )
+
+
+def undecodable(error: Exception) -> str:
+    """Return in words why bytes are no image, from what Pillow raised."""
+    return "not an image in a known format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
 
 
 def cross_split_duplicates(tables: dict[str, ImageTable], scans: dict[str, Scan]) -> list[list[str]]:
