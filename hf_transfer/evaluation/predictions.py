@@ -98,13 +98,3 @@ class Predictions:
             raise RunDirectoryError(f"{path}: no such file") from None
         except (OSError, pa.ArrowException, KeyError, ValueError) as error:
             raise RunDirectoryError(f"{path}: is not a predictions file: {error}") from None
-
-
-def read_groups(path: Path) -> dict[str, str] | None:
-    """Return the group of each image of a predictions file, by its sample id; None where the file has none."""
-    import pyarrow.parquet as pq
-
-    if "group" not in pq.read_schema(path).names:
-        return None
-    table = pq.read_table(path, columns=["sample_id", "group"])
-    return dict(zip(table["sample_id"].to_pylist(), table["group"].to_pylist(), strict=True))

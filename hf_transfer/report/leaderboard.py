@@ -13,7 +13,6 @@ from typing import Any, get_args
 import numpy as np
 
 from ..backbones.shortlist import Listed, shortlist
-from ..evaluation.predictions import read_groups
 from ..metrics.verdict import Candidate, Standing, Verdict, reach_verdict
 from ..recipe.words import FROZEN, Cost, candidate, in_a_word
 from ..run_directory import replacing, write_json
@@ -223,9 +222,8 @@ def _images_together(entries: Sequence[RunEntry]) -> tuple[np.ndarray | None, li
     """
     told: dict[bytes, np.ndarray] = {}
     for entry in entries:
-        names = read_groups(entry.path / "predictions" / "test.parquet")
-        if names is not None:
-            _, first, index = np.unique([names[image] for image in sorted(names)], return_index=True, return_inverse=True)
+        if entry.groups is not None:
+            _, first, index = np.unique(entry.groups, return_index=True, return_inverse=True)
             numbers = np.argsort(np.argsort(first))[index]  # in the order of the images, whatever the groups are called
             told[numbers.tobytes()] = numbers
     if not told:

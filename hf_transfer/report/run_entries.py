@@ -35,6 +35,7 @@ class RunEntry:
         values: what it varies, as key to value; the same keys for every run that is compared.
         seed: its seed.
         correct: bool [n], in the order of `images`.
+        groups: text [n], the group of each image in the same order; None where the run was told of none.
         images: digest of the ids and labels of its test images; runs of one digest were tested on the same.
         validation_accuracy: None where no validation split was scored.
         tuning: the search before the run, as tuning.json tells it; None where there was none.
@@ -49,6 +50,7 @@ class RunEntry:
     values: dict[str, Any]
     seed: int
     correct: np.ndarray
+    groups: np.ndarray | None
     images: str
     validation_accuracy: float | None
     tuning: dict[str, Any] | None
@@ -132,6 +134,7 @@ def _entry(path: Path, run: SavedRun, predictions: Predictions, values: dict[str
         values,
         seed=int(run.recipe.get("seed", 0)),
         correct=(predictions.predicted == predictions.labels)[order],
+        groups=None if predictions.groups is None else np.array(predictions.groups)[order],
         images=hashlib.sha256(json.dumps(named).encode()).hexdigest(),
         validation_accuracy=None if validation is None else float(validation),
         tuning=_object(path / "tuning.json"),

@@ -5,7 +5,7 @@ import pytest
 
 from hf_transfer.data.build import build_splits
 from hf_transfer.errors import RunDirectoryError
-from hf_transfer.evaluation.predictions import Predictions, read_groups
+from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.recipe.schema import Data
 
 
@@ -48,9 +48,9 @@ def test_predictions__groups_where_the_data_say_them(tmp_path):
     Predictions.of(table, np.zeros((6, 3)), np.zeros(6), splits.class_names).write(tmp_path / "test.parquet")
     groups = table.groups.tolist()
     assert all(name.startswith(group) for name, group in zip(table.sample_ids, groups, strict=True))
-    assert Predictions.read(tmp_path / "test.parquet").groups == groups
-    assert read_groups(tmp_path / "test.parquet") == dict(zip(table.sample_ids.tolist(), groups, strict=True))
+    found = Predictions.read(tmp_path / "test.parquet")
+    assert found.groups == groups
+    assert dict(zip(found.sample_ids, found.groups, strict=True)) == dict(zip(table.sample_ids.tolist(), groups, strict=True))
     plain = replace(table, groups=None)
     Predictions.of(plain, np.zeros((6, 3)), np.zeros(6), splits.class_names).write(tmp_path / "plain.parquet")
     assert Predictions.read(tmp_path / "plain.parquet").groups is None
-    assert read_groups(tmp_path / "plain.parquet") is None
