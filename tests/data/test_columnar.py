@@ -7,12 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from reading import message, read
 
 from hf_transfer.data.build import build_splits
 from hf_transfer.data.images import decode_rgb
 from hf_transfer.data.integrity import scan
-from hf_transfer.data.sources import read_source
-from hf_transfer.errors import DataError
 from hf_transfer.recipe.schema import Data
 
 
@@ -36,16 +35,6 @@ def encoded(noise):
         return found
 
     return make
-
-
-def read(source, **options):
-    return read_source(Data(source=str(source), **options))
-
-
-def message(source, **options):
-    with pytest.raises(DataError) as caught:
-        read(source, **options)
-    return str(caught.value)
 
 
 def labels(found, split="train"):

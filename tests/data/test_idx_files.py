@@ -6,11 +6,9 @@ import struct
 import datasets
 import numpy as np
 import pytest
+from reading import message, read
 
 from hf_transfer.data.images import decode_rgb
-from hf_transfer.data.sources import read_source
-from hf_transfer.errors import DataError
-from hf_transfer.recipe.schema import Data
 
 
 @pytest.fixture(autouse=True)
@@ -32,16 +30,6 @@ def pixels(count, *shape, seed=0):
 
 def numbers(*values):
     return np.array(values, dtype=np.uint8)
-
-
-def read(source, **options):
-    return read_source(Data(source=str(source), **options))
-
-
-def message(source, **options):
-    with pytest.raises(DataError) as caught:
-        read(source, **options)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("ending", ["-ubyte", "-ubyte.gz"])

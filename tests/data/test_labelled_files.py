@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from reading import message, read
 
 from hf_transfer.data.build import build_splits
 from hf_transfer.data.images import decode_rgb
-from hf_transfer.data.sources import read_source
 from hf_transfer.errors import DataError
 from hf_transfer.recipe.schema import Data
 
@@ -27,16 +27,6 @@ def photographs(tmp_path, noise):
         return root, pixels
 
     return make
-
-
-def read(source, **options):
-    return read_source(Data(source=str(source), **options))
-
-
-def message(source, **options):
-    with pytest.raises(DataError) as caught:
-        read(source, **options)
-    return str(caught.value)
 
 
 def jsonl(path, *objects):

@@ -5,11 +5,9 @@ import json
 import datasets
 import numpy as np
 import pytest
+from reading import message, read
 
 from hf_transfer.data.images import decode_rgb
-from hf_transfer.data.sources import read_source
-from hf_transfer.errors import DataError
-from hf_transfer.recipe.schema import Data
 
 NAMES = datasets.ClassLabel(names=["wolf", "10", "9"])
 FEATURES = datasets.Features({"photo": datasets.Image(), "kind": NAMES, "dog": datasets.Value("int64")})
@@ -24,16 +22,6 @@ def made(noise):
         return datasets.Dataset.from_dict(rows, features=features)
 
     return make
-
-
-def read(source, **options):
-    return read_source(Data(source=str(source), **options))
-
-
-def message(source, **options):
-    with pytest.raises(DataError) as caught:
-        read(source, **options)
-    return str(caught.value)
 
 
 def test_read_saved_dataset__splits(tmp_path, made, caplog):

@@ -1,16 +1,10 @@
 """Which reader a source belongs to."""
 
 import pytest
+from reading import message
 
 from hf_transfer.data.sources import is_hub_source, read_source
-from hf_transfer.errors import DataError
 from hf_transfer.recipe.schema import Data
-
-
-def message(source):
-    with pytest.raises(DataError) as caught:
-        read_source(Data(source=source))
-    return str(caught.value)
 
 
 def test_read_source__a_folder(grow, monkeypatch):
