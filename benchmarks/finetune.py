@@ -80,7 +80,7 @@ from hf_transfer.backbones.build import build_backbone
 from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.build import Splits, build_splits
 from hf_transfer.data.dataset import Collate, ImageDataset
-from hf_transfer.data.table import ImageTable
+from hf_transfer.data.table import ImageTable, StoredImages
 from hf_transfer.recipe import Recipe, parse_recipe
 from hf_transfer.strategies.schedules import build_schedule
 from hf_transfer.training.arguments import build_arguments, training_defaults
@@ -387,7 +387,279 @@ def _example_trainer(model: nn.Module, work: Work, folder: str) -> Trainer:
 
 def _example_dataset(table: ImageTable, transform: Callable[[Image.Image], torch.Tensor]) -> datasets.Dataset:
     """Return the same rows as a `datasets` set that decodes and transforms on access."""
-    rows = table.images.select(table.rows).select_columns([table.column]).rename_column(table.column, "picture")
+    rows = (
+        table.images.stored.select(table.rows)
+        .select_columns([table.images.column])
+        .rename_column(table.images.column, "picture")
+    )
+    rows = rows.cast_column("picture", datasets.Image()).add_column("target", table.labels)
+
+    def apply(examples: dict[str, list]) -> dict[str, list]:
+        examples["pixel_values"] = [transform(picture.convert("RGB")) for picture in examples["picture"]]
+        return examples
+
+    rows.set_transform(apply)
+    return rows
+
+
+def _example_collate(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    pixels = torch.stack([example["pixel_values"] for example in examples])
+    return {"pixel_values": pixels, "labels": torch.tensor([example["target"] for example in examples])}
+
+
+def _example_accuracy(prediction: Any) -> dict[str, float]:
+    return {"accuracy": float((np.argmax(prediction.predictions, axis=1) == prediction.label_ids).mean())}
+
+
+VARIANTS: dict[str, Callable[[Work], Run]] = {
+    "ours": run_ours,
+    "bare": run_bare,
+    "bare_tuned": run_bare_tuned,
+    "example": run_example,
+}
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    if torch.cuda.device_count() > 1:
+        sys.exit("expected at most one GPU, since the stock Trainer would use them all; set CUDA_VISIBLE_DEVICES=0")
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        if options.synthetic:
+            synthesize(Path(folder, "images"), options.synthetic)
+        length = f"{options.epochs} epochs with evaluation and checkpoints" if options.epochs else f"{options.steps} steps"
+        print(f"{options.backbone}, {length}, batches of {options.batch_size}")
+        try:
+            runs, facts = _measure(options, Path(folder))
+        except BrokenProcessPool:
+            sys.exit("Without the packages of the demo extra: --synthetic 1200 for images, --random-weights for the network.")
+    _check_equal_work(runs)
+    by_total = bool(options.epochs)
+    ratios = _ratios(runs, "total_seconds" if by_total else "steady_seconds")
+    # The example decodes images in this process, the others in loader processes: its processor time says something else.
+    comparable = {name: sample for name, sample in runs.items() if name != "example"}
+    cpu_ratios = {} if by_total else _ratios(comparable, "cpu_seconds")
+    _tell(runs, ratios, cpu_ratios, by_total=by_total)
+    if options.json is not None:
+        found = {name: [dataclasses.asdict(run) for run in sample] for name, sample in runs.items()}
+        asked = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
+        content = {
+            "machine": machine_facts() | facts,
+            "options": asked,
+            "runs": found,
+            "ratios": ratios,
+            "cpu_ratios": cpu_ratios,
+        }
+        options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _measure(options: argparse.Namespace, folder: Path) -> tuple[dict[str, list[Run]], dict[str, str]]:
+    """Return the runs of each variant, and facts about what they were given."""
+    names = options.variants
+    with contextlib.ExitStack() as stack:
+        processes = {}
+        for name in names:
+            pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start, (options, folder / name, name))
+            processes[name] = stack.enter_context(pool)
+        facts = processes[names[0]].submit(_facts).result()
+        print_facts(machine_facts() | facts)
+        for name in names:
+            processes[name].submit(_warm_up, name, options.warmup_steps).result()
+        runs: dict[str, list[Run]] = {name: [] for name in names}
+        for repeat in range(options.repeats):
+            first = repeat % len(names)
+            for name in names[first:] + names[:first]:
+                run = processes[name].submit(_run, name).result()
+                runs[name].append(run)
+                speed = f"{run.images / run.steady_seconds:.1f} images/s, {run.total_seconds:.1f} s"
+                print(f"  repeat {repeat + 1}, {name}: {speed}", file=sys.stderr, flush=True)
+    return runs, facts
+
+
+_WORK: list[Work] = []  # of this process
+
+
+def _start(options: argparse.Namespace, folder: Path, name: str) -> None:
+    """Prepare a variant's process; its loader processes start in the platform's own way."""
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
+    _quiet()
+    register()
+    folder.mkdir()
+    _WORK.append(_prepare(options, folder))
+    if name in ("ours", "bare_tuned") and _WORK[0].device.type == "cpu":
+        keep_freed_memory()  # as the pipeline does
+
+
+def _facts() -> dict[str, str]:
+    (work,) = _WORK
+    return {
+        "device": device_name(work.device),
+        "torch_threads": str(torch.get_num_threads()),
+        "precision": "bf16" if work.training.get("bf16") else "fp32",
+        "channels_last": str(work.backbone.is_convolutional),
+        "loader_workers": str(work.training["dataloader_num_workers"]),
+        "training_images": str(len(work.splits.tables["train"])),
+    }
+
+
+def _warm_up(name: str, steps: int) -> None:
+    (work,) = _WORK
+    VARIANTS[name](dataclasses.replace(work, steps=steps, epochs=None, training=_unwatched(work.training)))
+    _collect()
+
+
+def _run(name: str) -> Run:
+    run = VARIANTS[name](_WORK[0])
+    _collect()
+    return run
+
+
+def _collect() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _check_equal_work(runs: dict[str, list[Run]]) -> None:
+    """Stop when two runs did not train on the same number of images in the same number of steps."""
+    done = {(run.steps, run.images): name for name, sample in runs.items() for run in sample}
+    if len(done) > 1:
+        sys.exit(f"the variants did not do equal work: {[(name, *amount) for amount, name in done.items()]} (steps, images)")
+
+
+def _ratios(runs: dict[str, list[Run]], figure: str) -> dict[str, list[float]]:
+    """Return how many times faster `ours` is than each other variant by a figure in seconds, repeat by repeat."""
+    ours = runs.get("ours", [])
+    return {
+        name: [getattr(other, figure) / getattr(own, figure) for own, other in zip(ours, sample, strict=True)]
+        for name, sample in runs.items()
+        if ours and name != "ours"
+    }
+
+
+def _tell(
+    runs: dict[str, list[Run]], ratios: dict[str, list[float]], cpu_ratios: dict[str, list[float]], *, by_total: bool
+) -> None:
+    rows = []
+    for name, sample in runs.items():
+        row = {"variant": name}
+        if not by_total:
+            row["images/s, steady"] = spread([run.images / run.steady_seconds for run in sample], ".1f")
+            row["ms/step"] = f"{statistics.median(1000 * run.steady_seconds / run.steps for run in sample):.1f}"
+            row["CPU ms/step"] = f"{statistics.median(1000 * run.cpu_seconds / run.steps for run in sample):.1f}"
+        row["build + spin-up s"] = spread([run.setup_seconds + run.spin_up_seconds for run in sample])
+        row["total s"] = spread([run.total_seconds for run in sample])
+        row["images"] = str(sample[0].images)
+        row["mean loss"] = f"{statistics.median(run.loss for run in sample):.4f}"
+        row["computed in"] = sample[0].compute
+        rows.append(row)
+    print(f"median (min..max) of {len(next(iter(runs.values())))} repeats")
+    print_table(tuple(rows[0]), [tuple(row.values()) for row in rows])
+    if ratios and by_total:
+        print_table(("speed", "by total seconds"), [(f"ours / {name}", spread(r, ".3f")) for name, r in ratios.items()])
+    elif ratios:
+        rates = [
+            (
+                f"ours / {name}",
+                spread(r, ".3f"),
+                f">= {GOALS[name]}" if name in GOALS else "",
+                spread(cpu_ratios[name], ".3f") if name in cpu_ratios else "",
+            )
+            for name, r in ratios.items()
+        ]
+        print_table(("speed", "by steady images/s", "goal", "by CPU time"), rates)
+
+
+def _prepare(options: argparse.Namespace, folder: Path) -> Work:
+    """Read the recipe, the images and the network that every variant gets."""
+    source = str(folder.parent / "images") if options.synthetic else "package:textile"
+    raw = {
+        "output_dir": str(folder / "run"),
+        "data": {"source": source, "validation_fraction": 0.2, "test_fraction": 0.2},
+        "model": {"backbone": options.backbone, "pretrained": not options.random_weights},
+        "strategy": "full",
+        "augment": {"preset": "basic"},
+        "training": {
+            "learning_rate": options.learning_rate,
+            "per_device_train_batch_size": options.batch_size,
+            "lr_scheduler_type": "linear",
+            "disable_tqdm": True,
+        },
+    }
+    if not options.epochs:
+        raw["data"]["max_train_samples"] = options.steps * options.batch_size
+        raw["training"]["eval_strategy"] = "no"
+    recipe = parse_recipe(raw, source="the benchmark")
+    training = training_defaults(recipe.training)
+    splits = build_splits(recipe.data, recipe.evaluation.splits, training=True)
+    backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
+    backbone.save(folder / "model")
+    return Work(
+        recipe=recipe,
+        training=training,
+        splits=splits,
+        backbone=backbone,
+        saved=folder / "model",
+        device=build_arguments(training, folder / "unused", recipe.seed).device,
+        steps=None if options.epochs else options.steps,
+        epochs=options.epochs,
+        scratch=folder,
+    )
+
+
+def _unwatched(training: dict[str, Any]) -> dict[str, Any]:
+    """Return the section without evaluation and checkpoints, for the warm-up."""
+    return {**training, "eval_strategy": "no", "save_strategy": "no"}
+
+
+def synthesize(root: Path, count: int) -> None:
+    """Write `count` JPEGs of 250 x 250 in three class folders: smooth noise, with stripes of a direction for each class.
+
+    Their size, and that of the files (about 20 kB), are those of `package:textile`, so decoding costs about the same.
+    """
+    noise = np.random.default_rng(0)
+    ramp = np.arange(250) * (2 * np.pi / 12)
+    stripes = {"none": np.zeros((250, 250)), "rows": np.sin(ramp)[:, None], "columns": np.sin(ramp)[None, :]}
+    for index in range(count):
+        name = list(stripes)[index % 3]
+        coarse = Image.fromarray(noise.integers(60, 196, (16, 16, 3), dtype=np.uint8)).resize(
+            (250, 250), Image.Resampling.BICUBIC
+        )
+        pixels = np.asarray(coarse) + 20 * stripes[name][..., None] + noise.normal(0, 12, (250, 250, 1))
+        path = root / name / f"{index:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=80)
+
+
+def _quiet() -> None:
+    """Leave out the notes of the libraries, which come once for each Trainer."""
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="package:efficientnet_lite0", help="as in a recipe (package:efficientnet_lite0)")
+    parser.add_argument("--random-weights", action="store_true", help="do not load pretrained weights: speed is the same")
+    parser.add_argument("--batch-size", type=int, default=32, help="images of a step (default 32)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak learning rate (default 1e-3)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, default=30, help="optimizer steps of a run (default 30)")
+    length.add_argument("--epochs", type=int, help="epochs of a run, evaluations and checkpoints included, instead of steps")
+    parser.add_argument("--warmup-steps", type=int, default=3, help="steps each variant makes before anything is measured")
+    parser.add_argument("--repeats", type=int, default=5, help="measured runs of each variant (default 5)")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="what to run (all)")
+    parser.add_argument("--synthetic", type=int, metavar="N", default=0, help="generate N JPEGs instead of package:textile")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single figure")
+    return parser
+
+
+if __name__ == "__main__":
+    main()    images = table.images
+    assert isinstance(images, StoredImages)
+    rows = images.stored.select(table.rows).select_columns([images.column]).rename_column(images.column, "picture")
     rows = rows.cast_column("picture", datasets.Image()).add_column("target", table.labels)
 
     def apply(examples: dict[str, list]) -> dict[str, list]:

@@ -17,6 +17,7 @@ from .columns import Columns, Rows, choose_columns, labelled_tables, splits_of, 
 from .embedded_images import embedded_images
 from .folders import SPLIT_NAMES, SourceTables, natural_order
 from .labelled_files import IMAGE_COLUMNS, placed
+from .table import StoredImages
 
 if TYPE_CHECKING:
     import datasets
@@ -82,8 +83,9 @@ def read_columnar(section: Data, paths: Sequence[Path], where: str) -> SourceTab
     columns = choose_file_columns(section, files, where)
     class_names = list(dict.fromkeys(name for file in files for name in file.class_names(columns.label)))
     seen: Counter[str] = Counter()
-    parts = [_rows(file, columns, split, seen) for file, split in zip(files, splits, strict=True)]
-    return labelled_tables([_joined(parts)], class_names, where, columns)
+    images = [_embedded(file, columns.image) for file in files]
+    parts = [_rows(file, found, columns, split, seen) for file, found, split in zip(files, images, splits, strict=True)]
+    return labelled_tables([_joined(parts, images)], class_names, where, columns)
 
 
 def choose_file_columns(section: Data, files: Sequence[ColumnarFile], where: str) -> Columns:
@@ -292,14 +294,17 @@ def _placed(paths: list[str | None], file: Path) -> list[str | None]:
     return found
 
 
-def _rows(file: ColumnarFile, columns: Columns, split: str | None, seen: Counter[str]) -> Rows:
+def _embedded(file: ColumnarFile, column: str) -> datasets.Dataset:
+    return embedded_images(file.path, (column, str(file.path.parent)), partial(_images, file, column))
+
+
+def _rows(file: ColumnarFile, images: datasets.Dataset, columns: Columns, split: str | None, seen: Counter[str]) -> Rows:
     """Return the rows of a file; `seen` counts those of each split in the files before it."""
     import pyarrow as pa
 
     needed = [name for name in (columns.label, columns.group, columns.split if split is None else None) if name is not None]
     small = pa.Table.from_batches(list(_batches(file.path, needed)), pa.schema([file.schema.field(name) for name in needed]))
     values = {name: small.column(name).to_pylist() for name in needed}
-    images = embedded_images(file.path, (columns.image, str(file.path.parent)), partial(_images, file, columns.image))
     return described_rows(images, "image", values, file, columns, split, seen)
 
 
@@ -334,8 +339,7 @@ def described_rows(
         ids.append(f"{name}/{seen[name]}")
         seen[name] += 1
     return Rows(
-        images=images,
-        column=column,
+        images=StoredImages(images, column),
         sample_ids=ids,
         splits=splits,
         labels=label_texts(values[columns.label], file.class_names(columns.label), columns.label, where),
@@ -345,13 +349,12 @@ def described_rows(
     )
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
+def _joined(parts: Sequence[Rows], images: Sequence[datasets.Dataset]) -> Rows:
     import datasets
 
     grouped = parts[0].groups is not None
     return Rows(
-        images=datasets.concatenate_datasets([part.images for part in parts]),
-        column="image",
+        images=StoredImages(datasets.concatenate_datasets(list(images)), "image"),
         sample_ids=[sample_id for part in parts for sample_id in part.sample_ids],
         splits=[split for part in parts for split in part.splits],
         labels=[label for part in parts for label in part.labels],

@@ -11,11 +11,9 @@ import numpy as np
 
 from ..errors import DataError, listed, nearest
 from .folders import SPLIT_NAMES, SourceTables, natural_order
-from .table import ImageTable
+from .table import EncodedImages, ImageTable
 
 if TYPE_CHECKING:
-    import datasets
-
     from ..recipe.schema import Data
 
 _log = logging.getLogger(__name__)
@@ -46,16 +44,14 @@ class Rows:
     """Images, and what is known of each of the n.
 
     Args:
-        images: data set of n rows whose column `column` is `datasets.Image(decode=False)`.
-        column: name of that column.
+        images: n rows.
         sample_ids: unique and stable.
         splits: train, validation or test.
         labels: names of classes, None where an image has no label.
         groups: what belongs together, None for an image that does not say; None where nobody asked.
     """
 
-    images: datasets.Dataset
-    column: str
+    images: EncodedImages
     sample_ids: Sequence[str]
     splits: Sequence[str]
     labels: Sequence[str | None]
@@ -194,7 +190,6 @@ def _table(
             )
     return ImageTable(
         images=part.images,
-        column=part.column,
         rows=rows,
         labels=np.array([index[label] for label in labels if label is not None], dtype=np.int64),
         sample_ids=np.array(ids),

@@ -65,20 +65,31 @@ class ImageDataset(Dataset):
                 "Mend or remove it, or set data.on_bad_image to 'skip'; 'hf-transfer check --data' lists all such images."
             ) from None
 
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        """Return the items of a batch; images that are far away are fetched together."""
+        self.table.prefetch(indices)
+        return [self[index] for index in indices]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return {"pixel_values": float32 [3, height, width], "labels": int} of one image, and its "key" (int) if wanted.
+
+        Where an image may show several classes its labels are float32 [C], 1 for each class that it shows.
 
         Raises:
             DataError: naming the image, when it cannot be read.
         """
         image = self.image(index)
-        label = int(self.table.labels[index])
+        label = _label(self.table.labels[index])
         if self.seed is None:
             return {"pixel_values": self.transform(image), "labels": label}
         key = sample_seed(self.seed, self.epoch, str(self.table.sample_ids[index]))
         with random_stream(key):
             item = {"pixel_values": self.transform(image), "labels": label}
         return {**item, "key": key} if self.keys else item
+
+
+def _label(label: np.ndarray | np.integer) -> int | torch.Tensor:
+    return torch.from_numpy(label.astype(np.float32)) if isinstance(label, np.ndarray) else int(label)
 
 
 def sample_seed(seed: int, epoch: int, sample_id: str) -> int:
@@ -128,14 +139,21 @@ class Collate:
         self.mixing = mixing
 
     def __call__(self, items: list[dict]) -> Batch:
-        """Return {"pixel_values": float32 [n, 3, height, width], "labels": int64 [n]}, or what mixing makes of it."""
+        """Return {"pixel_values": float32 [n, 3, height, width], "labels": int64 [n]}, or what mixing makes of it.
+
+        Labels are float32 [n, C] where an image may show several classes.
+        """
         images = [item["pixel_values"] for item in items]
         pixels = torch.empty(
             (len(images), *images[0].shape),
             memory_format=torch.channels_last if self.channels_last else torch.contiguous_format,
         )
         torch.stack(images, out=pixels)
-        batch = {"pixel_values": pixels, "labels": torch.tensor([item["labels"] for item in items])}
+        batch = {"pixel_values": pixels, "labels": _stacked([item["labels"] for item in items])}
         if self.mixing is None or "key" not in items[0]:
             return batch
         return self.mixing({**batch, "keys": torch.tensor([item["key"] for item in items])})
+
+
+def _stacked(labels: list[Any]) -> torch.Tensor:
+    return torch.stack(labels) if isinstance(labels[0], torch.Tensor) else torch.tensor(labels)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DataError, listed, nearest
 from .groups import groups_of_paths
-from .table import ImageTable
+from .table import ImageTable, StoredImages
 
 IMAGE_SUFFIXES = frozenset(
     (
@@ -160,8 +160,7 @@ def _table(paths: list[str], labels: list[int], root: Path) -> ImageTable:
         features=datasets.Features({"image": datasets.Image(decode=False)}),
     )
     return ImageTable(
-        images=images,
-        column="image",
+        images=StoredImages(images, "image"),
         rows=np.arange(len(paths)),
         labels=np.array(labels, dtype=np.int64),
         sample_ids=np.array([Path(path).relative_to(root).as_posix() for path in paths]),

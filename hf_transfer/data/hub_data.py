@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError, listed, nearest
 from ..hub_errors import HubFailure, Wanted, hub_failure, reading_problem
 from .folders import SPLIT_NAMES, SourceTables, natural_order
-from .table import ImageTable
+from .table import ImageTable, StoredImages
 
 if TYPE_CHECKING:
     from ..recipe.schema import Data
@@ -53,8 +53,9 @@ def read_hub(section: Data) -> SourceTables:
                 f"data.label_column: {missing} of {len(labels)} images of the {name} split have no label in '{label_column}'"
             )
         tables[split] = ImageTable(
-            images=dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False)),
-            column=image_column,
+            images=StoredImages(
+                dataset.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False)), image_column
+            ),
             rows=np.arange(len(dataset)),
             labels=labels,
             sample_ids=np.array([f"{name}/{row}" for row in range(len(dataset))]),

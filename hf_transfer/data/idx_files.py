@@ -23,6 +23,7 @@ from ..errors import DataError, listed
 from .columns import Columns, Rows, labelled_tables
 from .embedded_images import embedded_images
 from .folders import SourceTables
+from .table import StoredImages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +73,7 @@ def read_idx(folder: Path) -> SourceTables:
                 f"and {len(images)} in {files['images']}"
             )
         ids = [f"{split}/{row}" for row in range(len(labels))]
-        parts.append(Rows(images, "image", ids, [split] * len(ids), [str(label) for label in labels]))
+        parts.append(Rows(StoredImages(images, "image"), ids, [split] * len(ids), [str(label) for label in labels]))
     return labelled_tables(parts, (), str(folder), Columns("images", "labels", None, None))
 
 

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError, listed
 from .columns import LABEL_COLUMNS, Columns, Rows, choose_columns, labelled_tables, splits_of, text_of
 from .folders import SPLIT_NAMES, SourceTables
+from .table import StoredImages
 
 if TYPE_CHECKING:
-    import datasets
-
     from ..recipe.schema import Data
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
@@ -102,14 +101,14 @@ def placed(path: str, folder: Path, *, absolute: bool) -> Path:
     return target
 
 
-def _path_images(paths: Sequence[str]) -> datasets.Dataset:
-    """Return a data set whose column `image` refers to these files."""
+def _path_images(paths: Sequence[str]) -> StoredImages:
     import datasets
 
-    return datasets.Dataset.from_dict(
+    stored = datasets.Dataset.from_dict(
         {"image": [{"bytes": None, "path": path} for path in paths]},
         features=datasets.Features({"image": datasets.Image(decode=False)}),
     )
+    return StoredImages(stored, "image")
 
 
 def _rows(section: Data, listing: _Listing, root: Path, *, split: str | None, absolute: bool) -> tuple[Rows, Columns]:
@@ -130,9 +129,7 @@ def _rows(section: Data, listing: _Listing, root: Path, *, split: str | None, ab
         for key, column in (("label_column", columns.label), ("group_column", columns.group))
         if column is not None
     }
-    rows = Rows(
-        _path_images([str(path) for path in paths]), "image", ids, splits, texts["label_column"], texts.get("group_column")
-    )
+    rows = Rows(_path_images([str(path) for path in paths]), ids, splits, texts["label_column"], texts.get("group_column"))
     return rows, columns
 
 

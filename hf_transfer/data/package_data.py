@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..errors import DataError, listed, nearest
 from .folders import SourceTables, read_class_folders
-from .table import ImageTable
+from .table import ImageTable, StoredImages
 
 PACKAGE_DATA = ("textile", "digits")
 
@@ -65,8 +65,7 @@ def _digits() -> SourceTables:
     images = datasets.Dataset.from_dict({"image": encoded}, features=datasets.Features({"image": datasets.Image(decode=False)}))
     count = len(encoded)
     table = ImageTable(
-        images=images,
-        column="image",
+        images=StoredImages(images, "image"),
         rows=np.arange(count),
         labels=digits.target.astype(np.int64),
         sample_ids=np.array([f"digits/{row}" for row in range(count)]),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,22 +13,73 @@ if TYPE_CHECKING:
     import datasets
 
 
+class EncodedImages(Protocol):
+    """Encoded images by row, wherever they are; instances go to loader processes."""
+
+    def encoded(self, row: int) -> bytes:
+        """Return the encoded bytes of one image, exactly as stored.
+
+        Raises:
+            OSError: when they cannot be read.
+        """
+        ...
+
+    def path(self, row: int) -> str | None:
+        """Return the file of one image, or None for an image that is stored inside the data set; nothing is read."""
+        ...
+
+    def prefetch(self, rows: Sequence[int]) -> None:
+        """Get ready to read these rows next, in this order: images far away are fetched together."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """The images of a data set of `datasets`.
+
+    Args:
+        stored: data set whose column `column` is `datasets.Image(decode=False)`.
+        column: name of that column.
+    """
+
+    stored: datasets.Dataset
+    column: str
+
+    def encoded(self, row: int) -> bytes:
+        """Return the encoded bytes of one image; see `EncodedImages`."""
+        stored = self._stored(row)
+        if stored is None or (stored["bytes"] is None and stored["path"] is None):
+            raise OSError("there is no image in this row")
+        if stored["bytes"] is not None:
+            return bytes(stored["bytes"])
+        return Path(stored["path"]).read_bytes()
+
+    def path(self, row: int) -> str | None:
+        """Return the file of one image, or None for an image that is stored inside the data set."""
+        stored = self._stored(row)
+        return None if stored is None or stored["bytes"] is not None else stored["path"]
+
+    def prefetch(self, rows: Sequence[int]) -> None:
+        """Do nothing: the images are on this machine."""
+
+    def _stored(self, row: int) -> dict[str, Any] | None:
+        return self.stored[int(row)][self.column]
+
+
 @dataclass(frozen=True)
 class ImageTable:
     """Labelled, still encoded images, selected by row without copying them.
 
     Args:
-        images: data set whose column `column` is `datasets.Image(decode=False)`.
-        column: name of that column.
+        images: where the bytes are.
         rows: int64 [n], the rows of `images` that belong to this table.
-        labels: int64 [n], index into the class names.
+        labels: int64 [n], index into the class names; or bool [n, C], which of the C classes each image shows.
         sample_ids: text [n], unique: a path relative to the source's root, or `split/row`.
         digests: bytes "S16" [n], BLAKE2b-128 of each image's encoded bytes; None before the images have been read.
         groups: text [n], images of equal value belong together (one patient, one burst); None where nothing says so.
     """
 
-    images: datasets.Dataset
-    column: str
+    images: EncodedImages
     rows: np.ndarray
     labels: np.ndarray
     sample_ids: np.ndarray
@@ -36,6 +88,11 @@ class ImageTable:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may show several classes, or none."""
+        return self.labels.ndim == 2
 
     def select(self, indices: np.ndarray) -> ImageTable:
         """Return the table of these positions, in their order."""
@@ -52,8 +109,7 @@ class ImageTable:
 
     def path(self, index: int) -> str | None:
         """Return the file of one image, or None for an image that is stored inside the data set."""
-        stored = self.images[int(self.rows[index])][self.column]
-        return stored["path"] if stored is not None and stored["bytes"] is None else None
+        return self.images.path(int(self.rows[index]))
 
     def encoded(self, index: int) -> bytes:
         """Return the encoded bytes of one image, exactly as stored.
@@ -61,12 +117,11 @@ class ImageTable:
         Raises:
             OSError: when its file cannot be read.
         """
-        stored = self.images[int(self.rows[index])][self.column]
-        if stored is None or (stored["bytes"] is None and stored["path"] is None):
-            raise OSError("there is no image in this row")
-        if stored["bytes"] is not None:
-            return stored["bytes"]
-        return Path(stored["path"]).read_bytes()
+        return self.images.encoded(int(self.rows[index]))
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Get ready to read these positions next."""
+        self.images.prefetch([int(self.rows[index]) for index in indices])
 
     def name(self, index: int) -> str:
         """Return what a message calls one image: its file where it has one, its sample id otherwise."""
@@ -74,4 +129,6 @@ class ImageTable:
 
     def class_counts(self, num_classes: int) -> np.ndarray:
         """Return int64 [num_classes]: images of each class."""
+        if self.multi_label:
+            return self.labels.sum(axis=0, dtype=np.int64)
         return np.bincount(self.labels, minlength=num_classes)

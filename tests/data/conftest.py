@@ -43,6 +43,6 @@ def labelled():
     def make(labels, ids=None):
         labels = np.array(labels, dtype=np.int64)
         ids = np.array([f"image/{index}" for index in range(len(labels))]) if ids is None else np.array(ids)
-        return ImageTable(images=None, column="image", rows=np.arange(len(labels)), labels=labels, sample_ids=ids)
+        return ImageTable(images=None, rows=np.arange(len(labels)), labels=labels, sample_ids=ids)
 
     return make

@@ -96,7 +96,7 @@ def test_getitem__another_epoch_or_seed_is_another_view(table, basic, workers):
 
 def test_getitem__equal_images_are_augmented_each_in_its_own_way(table, basic):
     twice = table.select(np.array([0, 0]))
-    twice = type(twice)(twice.images, twice.column, twice.rows, twice.labels, np.array(["first", "second"]))
+    twice = type(twice)(twice.images, twice.rows, twice.labels, np.array(["first", "second"]))
     first, second = views(ImageDataset(twice, basic, seed=7)).values()
     assert not torch.equal(first, second)
 

@@ -126,9 +126,7 @@ def test_fingerprint__changes_with_everything_a_run_depends_on():
     ids, labels = table.sample_ids, table.labels
 
     def variant(**changes):
-        return type(table)(
-            **{name: getattr(table, name) for name in ("images", "column", "rows", "labels", "sample_ids")} | changes
-        )
+        return type(table)(**{name: getattr(table, name) for name in ("images", "rows", "labels", "sample_ids")} | changes)
 
     def parts(first, second):
         return {"train": table.select(np.array(first)), "test": table.select(np.array(second))}

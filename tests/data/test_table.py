@@ -32,10 +32,10 @@ def test_encoded__a_row_without_an_image_is_unreadable():
     import datasets
 
     from hf_transfer.data.integrity import scan
-    from hf_transfer.data.table import ImageTable
+    from hf_transfer.data.table import ImageTable, StoredImages
 
     images = datasets.Dataset.from_dict({"image": [None]}, features=datasets.Features({"image": datasets.Image(decode=False)}))
-    table = ImageTable(images, "image", np.arange(1), np.zeros(1, dtype=np.int64), np.array(["train/0"]))
+    table = ImageTable(StoredImages(images, "image"), np.arange(1), np.zeros(1, dtype=np.int64), np.array(["train/0"]))
     assert table.name(0) == "train/0"
     assert scan(table, decode=False).bad == {0: "there is no image in this row"}
 

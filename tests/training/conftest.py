@@ -15,7 +15,7 @@ from transformers.trainer_callback import PrinterCallback
 from hf_transfer.backbones.build import build_backbone
 from hf_transfer.data.build import Splits
 from hf_transfer.data.dataset import Collate
-from hf_transfer.data.table import ImageTable
+from hf_transfer.data.table import ImageTable, StoredImages
 from hf_transfer.recipe.schema import Augment, EarlyStopping, Ema, Head, Loss, Model, Strategy
 from hf_transfer.strategies.schedules import build_schedule
 from hf_transfer.training.arguments import build_arguments, training_defaults
@@ -130,7 +130,7 @@ def splits():
 
         def table(start: int, count: int) -> ImageTable:
             rows = np.arange(start, start + count)
-            return ImageTable(images, "image", rows, rows % 3, np.array([f"image/{row}" for row in rows]))
+            return ImageTable(StoredImages(images, "image"), rows, rows % 3, np.array([f"image/{row}" for row in rows]))
 
         tables = {"train": table(0, train), "validation": table(train, validation)}
         if test:
