@@ -80,13 +80,14 @@ from hf_transfer.backbones.build import build_backbone
 from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.build import Splits, build_splits
 from hf_transfer.data.dataset import Collate, ImageDataset
+from hf_transfer.data.order import Order
 from hf_transfer.data.table import ImageTable, StoredImages
 from hf_transfer.recipe import Recipe, parse_recipe
 from hf_transfer.strategies.schedules import build_schedule
 from hf_transfer.training.arguments import build_arguments, training_defaults
 from hf_transfer.training.depthwise import Float32DepthwiseBackward
 from hf_transfer.training.hardware import device_name, keep_freed_memory
-from hf_transfer.training.sampler import EpochSampler
+from hf_transfer.training.sampler import EpochBatches
 from hf_transfer.training.train import build_trainer
 
 GOALS = {"bare": 0.97, "example": 2.0}  # no goal was set for the others
@@ -274,12 +275,12 @@ def run_bare(work: Work, around_step: contextlib.AbstractContextManager | None =
         work.splits.tables["train"], build_train_transform(work.recipe.augment.preset, backbone.preprocessing), seed=seed
     )
     loading = {
-        "batch_size": work.batch_size,
         "collate_fn": Collate(channels_last),
         "num_workers": training["dataloader_num_workers"],
         "pin_memory": device.type == "cuda",
     }
-    loader = DataLoader(data, sampler=EpochSampler(data, seed), **loading)  # the order of `ours`
+    batches = EpochBatches(data, Order(len(data), seed), work.batch_size)  # those of `ours`
+    loader = DataLoader(data, batch_sampler=batches, **loading)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["learning_rate"], weight_decay=0.0, fused=True)
     warmup = math.ceil(training["warmup_steps"] * work.total_steps)
     scheduler = get_scheduler(training["lr_scheduler_type"], optimizer, warmup, work.total_steps)

@@ -36,10 +36,11 @@ def prepare_network(recipe: Recipe, splits: Splits, backbone: Backbone) -> Adapt
         UserError: saying what does not fit.
     """
     from .strategies.schedules import build_schedule
-    from .training.train import build_loss
+    from .training.train import build_loss, build_order
 
     build_schedule(recipe.strategy, [group.name for group in backbone.groups], recipe.training.get("num_train_epochs"))
     build_loss(recipe.loss, 0.0, splits)
+    build_order(splits, recipe.seed, recipe.data.sampling, recipe.data.shuffle_buffer)
     return add_lora(recipe, backbone)
 
 
@@ -131,6 +132,8 @@ def prepare_live(
         ema=recipe.ema,
         early_stopping=recipe.early_stopping,
         adapters=adapters,
+        sampling=recipe.data.sampling,
+        shuffle_buffer=recipe.data.shuffle_buffer,
         monitor=recipe.evaluation.monitor,
         callbacks=callbacks,
     )

@@ -197,6 +197,7 @@ def _live_reason(recipe: Recipe) -> str | None:
             "early_stopping": recipe.early_stopping is not None,
             "ema": recipe.ema is not None,
             "loss": recipe.loss != Loss(),
+            "data.sampling": recipe.data.sampling != "uniform",
             "augment.mixup": recipe.augment.mixup > 0,
             "augment.cutmix": recipe.augment.cutmix > 0,
             "augment.erasing": recipe.augment.erasing > 0,

@@ -67,7 +67,7 @@ class ImageDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """Return the items of a batch; images that are far away are fetched together."""
-        self.table.prefetch(indices)
+        self.table.prefetch([index % len(self.table) for index in indices])
         return [self[index] for index in indices]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -75,14 +75,19 @@ class ImageDataset(Dataset):
 
         Where an image may show several classes its labels are float32 [C], 1 for each class that it shows.
 
+        Args:
+            index: `repeat * n + position`, so that an image that an epoch draws again has a random stream of its own each time.
+
         Raises:
             DataError: naming the image, when it cannot be read.
         """
+        repeat, index = divmod(index, len(self.table))
         image = self.image(index)
         label = _label(self.table.labels[index])
         if self.seed is None:
             return {"pixel_values": self.transform(image), "labels": label}
-        key = sample_seed(self.seed, self.epoch, str(self.table.sample_ids[index]))
+        sample_id = str(self.table.sample_ids[index])
+        key = sample_seed(self.seed, self.epoch, f"{sample_id}\0{repeat}" if repeat else sample_id)
         with random_stream(key):
             item = {"pixel_values": self.transform(image), "labels": label}
         return {**item, "key": key} if self.keys else item

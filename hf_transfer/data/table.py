@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +34,35 @@ class EncodedImages(Protocol):
         ...
 
 
+def read_file(path: str) -> bytes:
+    """Return the bytes of a file; what is none (a pipe, a device) is never waited for, nor read without end.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is a pipe or a device, and no file")
+        return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+@runtime_checkable
+class BlockedImages(EncodedImages, Protocol):
+    """Images that are read in blocks, such as pieces of shards: an image costs as much as its whole block.
+
+    Attributes:
+        block_of: int [rows], the block of each row; the rows of a block follow one another.
+        blocks_kept: how many blocks a process holds at a time.
+    """
+
+    block_of: np.ndarray
+    blocks_kept: int
+
+
 @dataclass(frozen=True)
 class StoredImages:
     """The images of a data set of `datasets`.
@@ -52,7 +82,7 @@ class StoredImages:
             raise OSError("there is no image in this row")
         if stored["bytes"] is not None:
             return bytes(stored["bytes"])
-        return Path(stored["path"]).read_bytes()
+        return read_file(stored["path"])
 
     def path(self, row: int) -> str | None:
         """Return the file of one image, or None for an image that is stored inside the data set."""

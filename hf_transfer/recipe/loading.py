@@ -107,6 +107,7 @@ def _check_across(recipe: Recipe) -> list[Problem]:
     problems += _check_strategy(recipe)
     problems += _check_mode(recipe)
     problems += _check_hub(recipe)
+    problems += _check_data(recipe)
     problems += monitor_problems(recipe.evaluation.monitor, recipe.evaluation.extra)
     if recipe.training.get("eval_strategy") == "no":
         watching = {
@@ -143,6 +144,7 @@ def _check_across(recipe: Recipe) -> list[Problem]:
         augment = {f"augment.{name}": getattr(recipe.augment, name) for name in ("mixup", "cutmix", "erasing")}
         unused = augment | {"early_stopping": recipe.early_stopping, "ema": recipe.ema, "loss": recipe.loss != Loss()}
         unused["evaluation.monitor"] = recipe.evaluation.monitor
+        unused["data.sampling"] = recipe.data.sampling != "uniform"
         problems += [Problem(path, f"strategy '{strategy}' {words}; remove it") for path, value in unused.items() if value]
         if recipe.model.head.hidden:
             head = "has no head" if strategy == "knn" else "has a linear head"
@@ -181,6 +183,27 @@ def _check_mode(recipe: Recipe) -> list[Problem]:
     for key, asked_for in (("calibrate", section.calibrate), ("speed", section.speed)):
         if asked_for and recipe.strategy.name == "knn":
             problems.append(Problem(f"evaluation.{key}", "strategy 'knn' saves no model; leave it out"))
+    return problems
+
+
+def _check_data(recipe: Recipe) -> list[Problem]:
+    """Return what does not go together in the data section, or with it."""
+    section, problems = recipe.data, []
+    if section.sampling != "uniform":
+        reasons = {
+            "loss.class_weights would weigh the classes a second time": recipe.loss.class_weights is not None,
+            "an image of several labels belongs to no single class": section.task == "multi_label",
+            "an evaluation trains nothing": recipe.mode == "evaluate",
+        }
+        problems += [
+            Problem("data.sampling", f"expected 'uniform', because {reason}; found {described(section.sampling)}")
+            for reason, holds in reasons.items()
+            if holds
+        ]
+    if section.streaming and section.cache != "none":
+        problems.append(Problem("data.cache", "expected 'none' with data.streaming, which keeps no copy; found 'resized'"))
+    if section.task == "single_label" and recipe.evaluation.thresholds != "validation":
+        problems.append(Problem("evaluation.thresholds", "belongs to data.task 'multi_label'; remove it"))
     return problems
 
 

@@ -98,12 +98,40 @@ class Data(Section):
         description="Stop at an unreadable image, or leave it out, list it and count it; never substitute another.",
     )
     task: Literal["single_label", "multi_label"] = Field("single_label", description="One label an image, or several.")
+    streaming: bool = Field(
+        False,
+        description="Read the images of remote or local shards (tar, Parquet) while training, in a shuffled order that reads "
+        "each shard in pieces; no copy of them is made.",
+    )
+    shuffle_buffer: Count = Field(2048, description="streaming: images among which the order is random at any time.")
+    cache: Literal["none", "resized"] = Field(
+        "none",
+        description="'resized': keep each image once as 8-bit pixels, of the size that training needs, in a memory-mapped "
+        "file from which later epochs crop.",
+    )
+    decoding: Literal["full", "reduced"] = Field(
+        "full",
+        description="Decoding of evaluation images: as anyone decodes them, or large JPEGs at a reduced size, faster and not "
+        "bit-equal. Training crops are always decoded at the size that they need.",
+    )
+    sampling: Literal["uniform", "balanced"] | dict[str, float] = Field(
+        "uniform",
+        description="How an epoch's training images are drawn: each once; with replacement and all classes equally often; or "
+        "by a weight for each class. The alternative to loss.class_weights.",
+    )
 
     @model_validator(mode="after")
     def _one_way_to_subset(self) -> Data:
         if self.max_train_samples is not None and self.samples_per_class is not None:
             raise ValueError("expected at most one of max_train_samples and samples_per_class; found both")
         return self
+
+    @field_validator("sampling")
+    @classmethod
+    def _sampling_weights_are_positive(cls, value: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(value, dict) and (wrong := [name for name, weight in value.items() if weight <= 0]):
+            raise ValueError(f"expected weights above 0; found {value[wrong[0]]:g} for '{wrong[0]}'")
+        return value
 
 
 class HiddenLayer(Section):
@@ -332,6 +360,11 @@ class Evaluation(Section):
         default_factory=list,
         description="evaluate mode: also score these corruptions of the images at severities 1 to 5 "
         "(Hendrycks & Dietterich 2019).",
+    )
+    thresholds: Literal["validation"] | Fraction = Field(
+        "validation",
+        description="multi_label: the probability from which a class is predicted: of each class the one with the best F1 on "
+        "validation, or one for all.",
     )
     speed: bool = Field(
         False, description="Measure latency and throughput of the saved model; true in evaluate mode, where nothing is said."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,11 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from ..backbones.backbone import Backbone
 from ..data.augmentation import build_train_transform
 from ..data.build import Splits
+from ..data.class_weights import sampling_weights
 from ..data.dataset import Collate, ImageDataset
 from ..data.mixing import Mixing
+from ..data.order import Order
+from ..data.table import BlockedImages
 from ..recipe.monitored import monitored
 from ..strategies.phases import Schedule
 from .arguments import build_arguments, precision_name
@@ -67,6 +70,8 @@ def build_trainer(
     ema: Ema | None = None,
     early_stopping: EarlyStopping | None = None,
     adapters: Adapters | None = None,
+    sampling: str | Mapping[str, float] = "uniform",
+    shuffle_buffer: int = 2048,
     monitor: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TransferTrainer:
@@ -86,6 +91,8 @@ def build_trainer(
         ema: the moving average of the weights, or None.
         early_stopping: when to stop, or None.
         adapters: what was put into the model, or None.
+        sampling: how training images are drawn, see `build_order`.
+        shuffle_buffer: images among which the order is random where images are read from shards.
         monitor: what is scored beside validation at every evaluation, see `recipe.monitored`; it selects nothing.
         callbacks: what else follows the training.
 
@@ -135,6 +142,7 @@ def build_trainer(
         channels_last=channels_last,
         ema_decay=ema.decay if ema else None,
         adapted=adapters is not None,
+        order=build_order(splits, seed, sampling, shuffle_buffer),
         # A range test evaluates nothing, and has not read every split.
         monitor=Monitor(monitor, splits, preprocessing) if monitor and arguments.eval_strategy != "no" else None,
         train_dataset=train_data,
@@ -144,6 +152,29 @@ def build_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def build_order(splits: Splits, seed: int, sampling: str | Mapping[str, float], shuffle_buffer: int) -> Order:
+    """Return the order of the training images.
+
+    Args:
+        splits: images.
+        seed: seed of the run.
+        sampling: "uniform", or weights of classes, see `sampling_weights`.
+        shuffle_buffer: images among which the order is random, on each process, where images are read from shards.
+
+    Raises:
+        RecipeError: when the weights do not fit the classes.
+    """
+    table, weights = splits.tables["train"], None
+    if sampling != "uniform":
+        weights = sampling_weights(sampling, splits.class_names, table.class_counts(len(splits.class_names)))
+    shards = table.images if isinstance(table.images, BlockedImages) else None
+    blocks = None if shards is None else shards.block_of[table.rows]
+    order = Order(len(table), seed, table.labels, weights, blocks, shuffle_buffer)
+    if shards is not None:
+        shards.blocks_kept = max(shards.blocks_kept, order.open_blocks)
+    return order
 
 
 def build_loss(section: Loss, label_smoothing: float, splits: Splits) -> ClassificationLoss:

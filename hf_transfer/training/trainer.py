@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers import TrainingArguments as Arguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.dataset import ImageDataset
+from ..data.order import Order
 from ..errors import UserError
 from ..metrics import quick_metrics
 from ..strategies.phases import Phase
@@ -30,7 +32,7 @@ from .loss import ClassificationLoss, mixed_targets
 from .monitor import Monitor, Scored
 from .optimizer import parameter_groups
 from .rates import RateSchedule
-from .sampler import EpochSampler
+from .sampler import EpochBatches
 
 _AVERAGE = "average.safetensors"
 _ADAPTED = "adapted_model.safetensors"
@@ -47,6 +49,7 @@ class TransferTrainer(Trainer):
         channels_last: compute in NHWC memory layout.
         ema_decay: keep a moving average of the weights; the better of both on validation is the one that is kept.
         adapted: the model carries adapters, so that its checkpoints hold plain tensors instead of a loadable model.
+        order: how an epoch's images follow one another; each once, at random, where nothing is said.
         monitor: what is scored beside validation at every evaluation of the training, and logged; nothing else reads it.
         kwargs: as for `transformers.Trainer`.
     """
@@ -60,6 +63,7 @@ class TransferTrainer(Trainer):
         channels_last: bool = False,
         ema_decay: float | None = None,
         adapted: bool = False,
+        order: Order | None = None,
         monitor: Monitor | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
@@ -75,6 +79,7 @@ class TransferTrainer(Trainer):
         self.ema_decay = ema_decay
         self._averaging = AverageCallback()
         self.adapted = adapted
+        self.order = order
         self.monitor = monitor
         self.steps_per_epoch = 0
         self._wrapped_for: Phase | None = None
@@ -97,11 +102,23 @@ class TransferTrainer(Trainer):
 
     # Data: the order of images is a function of (seed, epoch), as their augmentation is.
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        data = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "random" or not isinstance(data, ImageDataset):
-            return super()._get_train_sampler(train_dataset)
-        return EpochSampler(data, self.args.seed)
+    def get_train_dataloader(self) -> Any:
+        """Return the loader of the training images: the batches of `EpochBatches`, each process its own."""
+        data, args = self.train_dataset, self.args
+        if args.train_sampling_strategy != "random" or not isinstance(data, ImageDataset):
+            return super().get_train_dataloader()
+        order = self.order or Order(len(data), args.seed)
+        batches = EpochBatches(data, order, self._train_batch_size, args.world_size, args.dataloader_drop_last)
+        loader = DataLoader(
+            data,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+        )
+        return self.accelerator.prepare(loader)
 
     def _get_dataloader(self, *args: Any, is_training: bool = False, **kwargs: Any) -> Any:
         # transformers leaves the last images of an evaluation out, too, where training drops what fills no batch.

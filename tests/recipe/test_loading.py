@@ -42,6 +42,11 @@ FULL = {
         "samples_per_class": None,
         "on_bad_image": "skip",
         "task": "single_label",
+        "streaming": True,
+        "shuffle_buffer": 500,
+        "cache": "none",
+        "decoding": "reduced",
+        "sampling": {"cat": 1.0, "dog": 2.5},
     },
     "model": {
         "backbone": "google/vit-base-patch16-224-in21k",
@@ -80,6 +85,7 @@ FULL = {
         "calibrate": True,
         "tta": "none",
         "corruptions": [],
+        "thresholds": "validation",
         "speed": False,
     },
     "hub": {
@@ -146,6 +152,39 @@ def test_dump_recipe__fills_in_every_default():
     assert dumped["data"].keys() == FULL["data"].keys()
     assert dumped["evaluation"]["splits"] == ["train", "validation", "test"]
     assert dumped["strategy"] == {**FULL["strategy"], "name": "full"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problems"),
+    [
+        (
+            {"data": {"source": "photos", "sampling": "balanced"}, "loss": {"class_weights": "balanced"}},
+            [
+                "data.sampling: expected 'uniform', because loss.class_weights would weigh the classes a second time; "
+                "found the text 'balanced'"
+            ],
+        ),
+        (
+            {"data": {"source": "photos", "sampling": "balanced"}, "strategy": "knn"},
+            ["data.sampling: strategy 'knn' trains nothing; remove it"],
+        ),
+        (
+            {"data": {"source": "photos", "sampling": {"cat": 0}}},
+            ["data.sampling: expected weights above 0; found 0 for 'cat'"],
+        ),
+        (
+            {"data": {"source": "photos", "streaming": True, "cache": "resized"}},
+            ["data.cache: expected 'none' with data.streaming, which keeps no copy; found 'resized'"],
+        ),
+        (
+            {"evaluation": {"thresholds": 0.5}},
+            ["evaluation.thresholds: belongs to data.task 'multi_label'; remove it"],
+        ),
+    ],
+    ids=["twice", "knn", "zero", "streaming", "thresholds"],
+)
+def test_parse_recipe__how_images_are_drawn_and_read_has_to_fit(changes, problems):
+    assert problems_of(recipe(**changes)) == problems
 
 
 def test_parse_recipe__leaves_the_dictionary_as_it_is():
