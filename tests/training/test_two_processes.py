@@ -28,7 +28,7 @@ def free_port():
 
 @pytest.fixture
 def carry_out(tmp_path):
-    def run(processes, checkpoint, strategy, **training):
+    def run(processes, checkpoint, strategy, data=None, loss=None, **training):
         folder = tmp_path / f"{processes} processes"
         recipe = {
             "output_dir": str(folder / "run"),
@@ -38,10 +38,12 @@ def carry_out(tmp_path):
                 "max_train_samples": 24,
                 "max_validation_samples": 20,
                 "max_test_samples": 20,
+                **(data or {}),
             },
             "model": {"backbone": str(checkpoint)},
             "strategy": strategy,
             "augment": {"preset": "basic"},
+            "loss": loss or {},
             "training": {
                 "learning_rate": 0.003,
                 "per_device_train_batch_size": 4 // processes,
@@ -107,3 +109,24 @@ def test_two_processes__frozen_batch_norm_equals_one_process(carry_out, checkpoi
     assert first == second and len({note["buffers"] for note in first}) == 1
     _, alone, _ = carry_out(1, checkpoint, strategy)
     assert max(float((weights[key] - alone[key]).abs().max()) for key in alone if alone[key].is_floating_point()) < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("data", "loss"),
+    [
+        ({"sampling": "balanced"}, None),
+        ({"sampling": {str(digit): 1 + digit for digit in range(10)}}, None),
+        (None, {"class_weights": "balanced"}),
+    ],
+    ids=["balanced", "weights", "class weights"],
+)
+def test_two_processes__weighted_classes_and_a_rest_that_fills_no_step_equal_one_process(
+    carry_out, checkpoint_of, family_named, data, loss
+):
+    """Of 27 images the last step has 3: two for one process, one for the other."""
+    checkpoint = checkpoint_of(family_named("vit", dropout=0.0))
+    data = {"max_train_samples": 27, **(data or {})}
+    (first, second), weights, _ = carry_out(2, checkpoint, "full", data, loss, num_train_epochs=2)
+    assert first == second
+    _, alone, _ = carry_out(1, checkpoint, "full", data, loss, num_train_epochs=2)
+    assert max(float((weights[key] - alone[key]).abs().max()) for key in alone) < 2e-5
