@@ -80,6 +80,7 @@ from hf_transfer.backbones.build import build_backbone
 from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.build import Splits, build_splits
 from hf_transfer.data.dataset import Collate, ImageDataset
+from hf_transfer.data.finishing import Finishing
 from hf_transfer.data.order import Order
 from hf_transfer.data.table import ImageTable, StoredImages
 from hf_transfer.recipe import Recipe, parse_recipe
@@ -281,6 +282,7 @@ def run_bare(work: Work, around_step: contextlib.AbstractContextManager | None =
     }
     batches = EpochBatches(data, Order(len(data), seed), work.batch_size)  # those of `ours`
     loader = DataLoader(data, batch_sampler=batches, **loading)
+    finish = Finishing(backbone.preprocessing, channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training["learning_rate"], weight_decay=0.0, fused=True)
     warmup = math.ceil(training["warmup_steps"] * work.total_steps)
     scheduler = get_scheduler(training["lr_scheduler_type"], optimizer, warmup, work.total_steps)
@@ -294,7 +296,7 @@ def run_bare(work: Work, around_step: contextlib.AbstractContextManager | None =
         for batch in loader:
             if step == 0:
                 watch.mark("first step")
-            pixels = batch["pixel_values"].to(device, non_blocking=True)
+            pixels = finish({"pixel_values": batch["pixel_values"].to(device, non_blocking=True)})["pixel_values"]
             labels = batch["labels"].to(device, non_blocking=True)
             with torch.autocast(device.type, half, enabled=half is not torch.float32), around_step or contextlib.nullcontext():
                 logits = model(pixel_values=pixels).logits

@@ -144,7 +144,8 @@ def make_trainer(recipe: Recipe, backbone: Backbone, splits: Splits, training: d
 
 def first_batch(recipe: Recipe, backbone: Backbone, splits: Splits, training: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Return the batch that every step takes."""
-    return next(iter(make_trainer(recipe, copied(backbone), splits, training, scratch / "batch").get_train_dataloader()))
+    trainer = make_trainer(recipe, copied(backbone), splits, training, scratch / "batch")
+    return trainer.finish(next(iter(trainer.get_train_dataloader())))
 
 
 def trainer_step(
@@ -152,7 +153,7 @@ def trainer_step(
 ) -> Callable[[], float]:
     """Return one optimizer step of the Trainer, as its loop takes it, without log and callbacks."""
     trainer = make_trainer(recipe, backbone, splits, training, folder)
-    batch = next(iter(trainer.get_train_dataloader()))
+    batch = trainer.finish(next(iter(trainer.get_train_dataloader())))
     trainer.current_gradient_accumulation_steps = 1
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
     frozen = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items() if not _trains(backbone.model, name)}

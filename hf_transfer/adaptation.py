@@ -7,6 +7,7 @@ pipeline completes; on other processes than the main one the frozen path returns
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from .backbones.backbone import Backbone
     from .data.build import Splits
+    from .evaluation.thresholds import Thresholds
     from .features.frozen import FrozenFeatures, Request
     from .features.probe import Probe
     from .recipe import Recipe
@@ -134,6 +136,8 @@ def prepare_live(
         adapters=adapters,
         sampling=recipe.data.sampling,
         shuffle_buffer=recipe.data.shuffle_buffer,
+        cache=recipe.data.cache,
+        decoding=recipe.data.decoding,
         monitor=recipe.evaluation.monitor,
         callbacks=callbacks,
     )
@@ -152,6 +156,7 @@ def train_live(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train with the Trainer, save the model, and return its metrics with the `cost` of training."""
+    from .backbones.task import save_thresholds
     from .training.checkpoints import last_complete
     from .training.train import train
 
@@ -170,6 +175,8 @@ def train_live(
             backbone.save(temporary)
     state.wait_for_everyone()
     metrics = _evaluate_saved(recipe, directory, splits, state)
+    if state.is_main_process and splits.multi_label:
+        save_thresholds(directory.model, list(metrics["thresholds"].values()))
     if temperature is not None:
         metrics["temperature"] = temperature
     metrics["cost"] = {
@@ -223,6 +230,7 @@ def _validation_logits(recipe: Recipe, splits: Splits, backbone: Backbone, state
         workers=recipe.training["dataloader_num_workers"],
         channels_last=backbone.is_convolutional,
         description="calibrate",
+        decoding=recipe.data.decoding,
     )
 
 
@@ -240,6 +248,8 @@ def _evaluate_saved(recipe: Recipe, directory: RunDirectory, splits: Splits, sta
         device=state.device,
         batch_size=recipe.training["per_device_eval_batch_size"],
         workers=recipe.training["dataloader_num_workers"],
+        thresholds=recipe.evaluation.thresholds,
+        decoding=recipe.data.decoding,
         write=state.is_main_process,
     )
 
@@ -248,6 +258,7 @@ def fit_linear_probe(
     recipe: Recipe, directory: RunDirectory, splits: Splits, backbone: Backbone, state: PartialState
 ) -> dict[str, Any]:
     """Fit a linear head on cached features, save the model, and return the metrics of what was saved."""
+    from .backbones.task import save_thresholds
     from .backbones.transformers_models import load_checkpoint
     from .evaluation.evaluate import score_split
     from .features.frozen import check_saved, head_logits
@@ -267,9 +278,12 @@ def fit_linear_probe(
     logits = {split: head_logits(saved, found) for split, found in (features.fast | features.exact).items()}
     shown = "test" if "test" in logits else "validation"
     check_saved(saved, features.weights, splits.table(shown), logits[shown], exact=shown in features.exact)
-    metrics: dict[str, Any] = {
-        split: score_split(split, logits[split].numpy(), splits, directory.predictions) for split in evaluated(recipe)
-    }
+    limits = _thresholds(recipe, splits, logits["validation"].numpy())
+    metrics: dict[str, Any] = {} if limits is None else limits.report(splits.class_names)
+    for split in evaluated(recipe):
+        metrics[split] = score_split(split, logits[split].numpy(), splits, directory.predictions, thresholds=limits)
+    if limits is not None:
+        save_thresholds(directory.model, limits.values.tolist())
     _report_label_quality(recipe, directory, splits, features)
     if temperature is not None:
         metrics["temperature"] = temperature
@@ -330,9 +344,9 @@ def classify_by_neighbours(
     """Score nearest neighbours among the training features, their number chosen on validation; no model comes of it."""
     import torch
 
-    from .evaluation.evaluate import score_split
+    from .evaluation.evaluate import logits_of, score_split
     from .features.knn import NearestNeighbours, possible_neighbours
-    from .features.transferability import training_logme
+    from .metrics.multi_label import mean_average_precision
 
     features = _extract(recipe, splits, backbone, state)
     if not state.is_main_process:
@@ -342,22 +356,27 @@ def classify_by_neighbours(
     bank = NearestNeighbours.fit(features.fast["train"], torch.from_numpy(train.labels), len(splits.class_names))
     tried = possible_neighbours(len(train))
     held_out = bank.probabilities(features.fast["validation"], tried)
-    labels = torch.from_numpy(splits.tables["validation"].labels)
-    accuracy = {k: float((found.argmax(1) == labels).double().mean()) for k, found in held_out.items()}
-    best = max(tried, key=lambda k: (accuracy[k], -k))
-    metrics: dict[str, Any] = {}
+    labels = splits.tables["validation"].labels
+    if splits.multi_label:
+        metric, found = "mean_average_precision", {k: mean_average_precision(v, labels) for k, v in held_out.items()}
+        reached = {k: 0.0 if math.isnan(value) else value for k, value in found.items()}  # no positive on validation
+    else:
+        metric, reached = "accuracy", {k: float((v.argmax(1).numpy() == labels).mean()) for k, v in held_out.items()}
+    best = max(tried, key=lambda k: (reached[k], -k))
+    limits = _thresholds(recipe, splits, logits_of(held_out[best].numpy()) if splits.multi_label else None)
+    metrics: dict[str, Any] = {} if limits is None else limits.report(splits.class_names)
     for split in evaluated(recipe):
         if split == "train":  # an image is no witness for itself
             scores = bank.leave_one_out(best)
         else:
             scores = bank.probabilities(features.fast[split], [best])[best]
-        metrics[split] = score_split(split, scores.numpy(), splits, directory.predictions, probabilities=True)
-    candidates = [
-        {"method": "knn", "neighbours": k, "validation": {"accuracy": accuracy[k]}, "chosen": k == best} for k in tried
-    ]
+        metrics[split] = score_split(
+            split, scores.numpy(), splits, directory.predictions, probabilities=True, thresholds=limits
+        )
+    candidates = [{"method": "knn", "neighbours": k, "validation": {metric: reached[k]}, "chosen": k == best} for k in tried]
     seconds = time.perf_counter() - began
-    facts = {"selected_by": "accuracy", "candidates": candidates, **_facts(features)}
-    write_json(directory.probe, facts | training_logme(features.fast["train"], train.labels))
+    facts = {"selected_by": metric, "candidates": candidates, **_facts(features)}
+    write_json(directory.probe, facts | _logme(features, splits))
     _report_label_quality(recipe, directory, splits, features)
     metrics["cost"] = _features_cost(recipe, features, state, seconds)
     return metrics
@@ -415,7 +434,6 @@ def _fit_head(recipe: Recipe, directory: RunDirectory, splits: Splits, backbone:
 
     from .features.frozen import set_head
     from .features.probe import fit_probe
-    from .features.transferability import training_logme
 
     probe = fit_probe(
         features.views or [features.fast["train"]],
@@ -430,17 +448,35 @@ def _fit_head(recipe: Recipe, directory: RunDirectory, splits: Splits, backbone:
     set_head(backbone, probe.head.weight, probe.head.bias)
     facts = {"selected_by": probe.metric, "head_seconds": probe.seconds, **_facts(features)}
     if recipe.strategy.name != "two_phase":
-        facts |= training_logme(features.fast["train"], splits.tables["train"].labels)
+        facts |= _logme(features, splits)
     write_json(directory.probe, facts | {"candidates": probe.report()})
     return probe
+
+
+def _logme(features: FrozenFeatures, splits: Splits) -> dict[str, Any]:
+    """Return the score of the training features, see `training_logme`; nothing where images have several labels."""
+    from .features.transferability import training_logme
+
+    return {} if splits.multi_label else training_logme(features.fast["train"], splits.tables["train"].labels)
+
+
+def _thresholds(recipe: Recipe, splits: Splits, validation: np.ndarray | None) -> Thresholds | None:
+    """Return the thresholds that the recipe asks for, given validation logits [m, C]; None where images have one label."""
+    from .evaluation.thresholds import decide_thresholds
+
+    if not splits.multi_label or validation is None:
+        return None
+    scored = validation, splits.tables["validation"].labels
+    return decide_thresholds(recipe.evaluation.thresholds, len(splits.class_names), scored)
 
 
 def _calibrate(backbone: Backbone, logits: np.ndarray, splits: Splits) -> float:
     """Divide the logits of a model by the temperature that fits its validation logits [n, C] best, and return that."""
     from .backbones.heads import divide_logits
-    from .metrics.temperature import fit_temperature
+    from .metrics.temperature import fit_sigmoid_temperature, fit_temperature
 
-    temperature = fit_temperature(logits, splits.tables["validation"].labels)
+    fit = fit_sigmoid_temperature if splits.multi_label else fit_temperature
+    temperature = fit(logits, splits.tables["validation"].labels)
     divide_logits(backbone.model, backbone.heads, temperature)
     return temperature
 

@@ -29,6 +29,7 @@ from .commands import (
     study,
 )
 from .errors import UserError, message_of
+from .termination import STATUS, Terminated
 
 # In the order of --help.
 COMMANDS = (
@@ -87,12 +88,12 @@ def _guarded(function: Callable[[argparse.Namespace], int], options: argparse.Na
         if int(os.environ.get("RANK", "0")) == 0:  # under a launcher one process speaks for all
             print(f"error: {without_tokens(message_of(error))}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(
-            "interrupted" + ("; a run that has begun continues with --resume" if hasattr(options, "resume") else ""),
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt as interrupt:
+        terminated = isinstance(interrupt, Terminated)
+        if int(os.environ.get("RANK", "0")) == 0:
+            goes_on = "; a run that has begun continues with --resume" if hasattr(options, "resume") else ""
+            print(("terminated" if terminated else "interrupted") + goes_on, file=sys.stderr)
+        return STATUS if terminated else 130
     except BrokenPipeError:  # whoever reads the output has seen enough, as in `hf-transfer predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it at exit fails no more
         return 1

@@ -51,7 +51,7 @@ def find_learning_rate(recipe: Recipe, *, low: float, high: float, steps: int) -
         )
     sweep = {"max_steps": steps, "eval_strategy": "no", "save_strategy": "no", "logging_steps": 1, "report_to": []}
     kept = {key: value for key, value in recipe.training.items() if key not in ("num_train_epochs", "lr_scheduler_kwargs")}
-    training = training_defaults(kept | sweep | {"lr_scheduler_type": "constant", "warmup_steps": 0})
+    training = training_defaults(kept | sweep | {"lr_scheduler_type": "constant", "warmup_steps": 0}, task=recipe.data.task)
     recipe = recipe.model_copy(update={"training": training, "ema": None, "early_stopping": None})
     with tempfile.TemporaryDirectory(prefix="find-lr-") as scratch:
         directory = RunDirectory(Path(scratch))
@@ -59,7 +59,13 @@ def find_learning_rate(recipe: Recipe, *, low: float, high: float, steps: int) -
         build_arguments(training, directory.checkpoints, recipe.seed)  # starts the process group where there is one
         state = process_state(training)
         splits = build_splits(recipe.data, recipe.evaluation.splits, training=True)
-        backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
+        backbone = build_backbone(
+            recipe.model,
+            splits.class_names,
+            recipe.seed,
+            pooling=recipe.features.pooling,
+            multi_label=splits.multi_label,
+        )
         adapters = prepare_network(recipe, splits, backbone)
         trainer = prepare_live(recipe, directory, splits, backbone, state, adapters, last_phase_only=True).trainer
         for callback in (FiniteLossCallback, HistoryCallback):

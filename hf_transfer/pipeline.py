@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -21,7 +22,7 @@ from .adaptation import (
     train_live,
 )
 from .connection import go_offline_if_unreachable
-from .data.sources import is_hub_source
+from .data.sources.source import is_hub_source
 from .environment import git_commit, platform_facts, versions
 from .errors import RunDirectoryError, UserError, require
 from .recipe import Recipe, dump_recipe
@@ -70,12 +71,12 @@ def run(recipe: Recipe, *, resume: bool = False, overwrite: bool = False) -> Run
     """
     directory = RunDirectory(Path(recipe.output_dir))
     prepare_process(recipe)
-    if recipe.mode == "evaluate":
-        return _evaluate(recipe, directory, resume=resume, overwrite=overwrite)
-    return _train(recipe, directory, resume=resume, overwrite=overwrite)
+    carry_out = _evaluate if recipe.mode == "evaluate" else _train
+    with contextlib.ExitStack() as held:
+        return carry_out(recipe, directory, held, resume=resume, overwrite=overwrite)
 
 
-def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
+def _train(recipe: Recipe, directory: RunDirectory, held: contextlib.ExitStack, *, resume: bool, overwrite: bool) -> RunResult:
     from .backbones.build import build_backbone
     from .backbones.scratch.temperatures import temperature_metrics, temperatures
     from .backbones.transformers_models import load_checkpoint
@@ -99,7 +100,11 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     if recipe.strategy.name == "quantized_probe":
         for package in ("onnx", "onnxruntime", "onnxscript"):
             require(package, "export", "strategy 'quantized_probe'")
-    training = feature_defaults(recipe.training) if from_features else training_defaults(recipe.training, recipe.strategy)
+    task = recipe.data.task
+    if from_features:
+        training = feature_defaults(recipe.training, task)
+    else:
+        training = training_defaults(recipe.training, recipe.strategy, task)
     recipe = recipe.model_copy(update={"training": training})
     resolved = dump_recipe(recipe)
 
@@ -112,8 +117,16 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     state = process_state(training)
     reset_peak_memory(state.device)  # of what this process has done before, such as another run of a study
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=True, extra=recipe.evaluation.extra)
+    if resume:
+        _check_same(directory, splits, state, streaming=recipe.data.streaming)
     check_monitored(recipe.evaluation.monitor, splits)
-    backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
+    backbone = build_backbone(
+        recipe.model,
+        splits.class_names,
+        recipe.seed,
+        pooling=recipe.features.pooling,
+        multi_label=splits.multi_label,
+    )
     if from_features or recipe.strategy.name == "two_phase":
         probe_layers(backbone)  # refuses a head that is more than linear
     adapters = None if from_features else prepare_network(recipe, splits, backbone)
@@ -125,6 +138,8 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
     quantized = quantize_frozen(recipe, splits, backbone) if recipe.strategy.name == "quantized_probe" else None
     state.wait_for_everyone()  # every process has looked at the directory before one of them writes into it
     if state.is_main_process:
+        held.enter_context(directory.held())
+        directory.check(resolved, resume=resume, overwrite=overwrite)  # another run may have been here meanwhile
         directory.begin(resolved, overwrite=overwrite)
         write_json(directory.environment, _environment(recipe, splits, backbone, state))
     state.wait_for_everyone()
@@ -161,6 +176,22 @@ def _train(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: 
         if recipe.evaluation.speed:
             metrics["speed"] = asdict(measure_speed(saved, device=state.device, seconds=_SPEED_SECONDS))
     return _push(recipe, _finish(recipe, directory, metrics, state), pusher)
+
+
+def _check_same(directory: RunDirectory, splits: Splits, state: PartialState, *, streaming: bool) -> None:
+    """Refuse to go on with other images than a run began with, or where their order would be another."""
+    began = directory.read_environment()
+    if began.get("data_fingerprint", splits.fingerprint) != splits.fingerprint:
+        raise RunDirectoryError(
+            f"output_dir: {directory.root} holds an unfinished run on other images: files, labels or splits have changed since "
+            "it began. Restore them; or start anew with --overwrite, or in another output_dir."
+        )
+    processes = began.get("processes", state.num_processes)
+    if streaming and processes != state.num_processes:
+        raise RunDirectoryError(
+            f"output_dir: {directory.root} holds an unfinished run whose streamed images are in an order for {processes} "
+            f"process{'es' if processes > 1 else ''}; found {state.num_processes}. Resume with as many."
+        )
 
 
 def check_watchable(recipe: Recipe) -> None:
@@ -214,9 +245,12 @@ def _say_live(recipe: Recipe) -> None:
         print(f"the frozen backbone sees every image in every epoch: {reason}", file=sys.stderr)
 
 
-def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrite: bool) -> RunResult:
+def _evaluate(
+    recipe: Recipe, directory: RunDirectory, held: contextlib.ExitStack, *, resume: bool, overwrite: bool
+) -> RunResult:
     from .backbones.build import load_as_it_is
     from .backbones.scratch.temperatures import temperature_metrics
+    from .backbones.task import check_task
     from .backbones.transformers_models import checkpoint_digest
     from .data.build import build_splits
     from .data.dataset import check_first_batch
@@ -244,6 +278,7 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
     reset_peak_memory(state.device)
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=False, extra=recipe.evaluation.extra)
     backbone = load_as_it_is(recipe.model)
+    check_task(backbone.model.config, recipe.model.backbone, multi_label=splits.multi_label)
     align_labels(splits.class_names, model_class_names(backbone.model.config), recipe.evaluation.label_map)
     check_first_batch(backbone.preprocessing, splits.tables[recipe.evaluation.splits[0]])
     _say_splits(splits, state)
@@ -254,6 +289,8 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
         _say_seen(seen, splits)
     state.wait_for_everyone()
     if state.is_main_process:
+        held.enter_context(directory.held())
+        directory.check(resolved, resume=resume, overwrite=overwrite)  # another run may have been here meanwhile
         directory.begin(resolved, overwrite=overwrite)
         facts = _environment(recipe, splits, backbone, state)
         write_json(directory.environment, {**facts, "seen_in_training": seen, "checkpoint_digest": checkpoint})
@@ -270,10 +307,14 @@ def _evaluate(recipe: Recipe, directory: RunDirectory, *, resume: bool, overwrit
         label_map=recipe.evaluation.label_map,
         tta=recipe.evaluation.tta,
         corruptions=recipe.evaluation.corruptions,
+        thresholds=recipe.evaluation.thresholds,
+        decoding=recipe.data.decoding,
         seed=recipe.seed,
         write=state.is_main_process,
     )
     seconds = time.perf_counter() - began
+    if state.is_main_process:
+        _say_thresholds(recipe, metrics)
     metrics["cost"] = {
         "total_seconds": time.perf_counter() - started,
         "parameters": backbone.parameter_count,
@@ -362,7 +403,11 @@ def prepare_process(recipe: Recipe) -> None:
 
 def quiet_libraries() -> None:
     """Let the libraries say only what concerns the user."""
+    from PIL import Image
+
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
+    # Pillow warns of half the pixels from which an image counts as a bomb; up to there it is an image.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -375,9 +420,8 @@ def needs_hub(recipe: Recipe) -> bool:
     kind, colon, _ = recipe.model.backbone.partition(":")
     local = colon and kind in ("package", "torchvision", "scratch")
     sources = [recipe.data.source, *recipe.evaluation.extra.values()]
-    return (
-        recipe.hub.push or any(map(is_hub_source, sources)) or not (local or Path(recipe.model.backbone).expanduser().exists())
-    )
+    from_hub = any(is_hub_source(source) or source.startswith("hf://") for source in sources)
+    return recipe.hub.push or from_hub or not (local or Path(recipe.model.backbone).expanduser().exists())
 
 
 def process_state(training: dict[str, Any]) -> PartialState:
@@ -413,6 +457,7 @@ def _environment(recipe: Recipe, splits: Splits, backbone: Backbone, state: Part
         "data_hub_id": recipe.data.source if is_hub_source(recipe.data.source) else None,
         "data_revision": splits.revision,
         "data_fingerprint": splits.fingerprint,
+        "task": splits.task,
         "class_names": splits.class_names,
         "class_counts": {
             split: {
@@ -444,6 +489,14 @@ def _say_seen(seen: dict[str, int] | None, splits: Splits) -> None:
             "figures there say how well it remembers",
             file=sys.stderr,
         )
+
+
+def _say_thresholds(recipe: Recipe, metrics: dict[str, Any]) -> None:
+    """Say what decides which classes are predicted, where the recipe asks for validation and it is not read."""
+    by = metrics.get("thresholds_by", recipe.evaluation.thresholds)
+    if by != recipe.evaluation.thresholds:
+        those = "those of the checkpoint" if by == "checkpoint" else f"{by:g} for every class: the checkpoint brings none"
+        print(f"thresholds: {those}, because validation is not among evaluation.splits", file=sys.stderr)
 
 
 def _say_splits(splits: Splits, state: PartialState) -> None:

@@ -51,6 +51,8 @@ REMARKS = frozenset(("$schema", "description", "output_dir", "reference", "expec
 MACHINE = frozenset(("training.dataloader_num_workers", "training.disable_tqdm"))
 
 
+_LOCK = ".lock"
+
 LEFT_OVER = re.compile(r"\..+\.\d+\.tmp")
 """Names that `replacing` gives for a while: one that is still there was left by a killed process."""
 
@@ -147,6 +149,32 @@ class RunDirectory:
                 + "\nRestore those values, or start anew with --overwrite or another output_dir."
             )
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the directory, which is made if need be, for writing; it is let go when the process ends, however that may be.
+
+        Raises:
+            RunDirectoryError: when another process holds it.
+        """
+        import filelock
+
+        lock = filelock.FileLock(self.root / _LOCK)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            raise RunDirectoryError(
+                f"output_dir: another run is writing into {self.root} at this moment; nothing was touched. Wait until it is "
+                "done, or choose another output_dir."
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(f"output_dir: cannot write to {self.root}: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            (self.root / _LOCK).unlink(missing_ok=True)
+            lock.release()
+
     def begin(self, recipe: dict[str, Any], *, overwrite: bool) -> None:
         """Make the directory and write the resolved recipe, after removing an old run if that was asked for."""
         try:
@@ -193,8 +221,9 @@ def check_folder_of_runs(root: Path, mark: str, kind: str) -> bool:
 
 
 def _content(root: Path) -> list[str]:
-    """Return the names in a folder, without files that a killed process had half written; empty where there is no folder."""
-    return sorted(path.name for path in root.iterdir() if not LEFT_OVER.fullmatch(path.name)) if root.is_dir() else []
+    """Return the names in a folder, without what a killed process left unfinished; empty where there is no folder."""
+    names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    return sorted(name for name in names if name != _LOCK and not LEFT_OVER.fullmatch(name))
 
 
 def write_json(path: Path, data: Any) -> None:

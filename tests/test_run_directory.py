@@ -311,3 +311,27 @@ def test_replacing__does_not_take_up_what_a_killed_process_left(tmp_path):
         assert not temporary.exists()
         write_folder(temporary)
     assert snapshot(tmp_path) == {"a": None, "a/new": b"new"}
+
+
+def test_held__by_one_at_a_time_and_free_again_afterwards(tmp_path):
+    first, second = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "run")
+    with first.held():
+        first.begin(resolved(), overwrite=False)
+        before = snapshot(first.root)
+        with pytest.raises(RunDirectoryError) as caught, second.held():
+            raise AssertionError("not held")
+        assert str(caught.value) == (
+            f"output_dir: another run is writing into {second.root} at this moment; nothing was touched. Wait until it is "
+            "done, or choose another output_dir."
+        )
+        assert snapshot(first.root) == before
+    assert list(snapshot(first.root)) == ["recipe.json"]
+    with second.held():
+        pass
+
+
+def test_held__what_a_killed_process_left_is_no_content(tmp_path):
+    (tmp_path / ".lock").touch()
+    RunDirectory(tmp_path).check(resolved(), resume=False, overwrite=False)
+    with RunDirectory(tmp_path).held():
+        pass

@@ -9,12 +9,15 @@ from ..errors import BackboneError
 from .backbone import Backbone
 from .crop import with_crop_pct
 from .heads import initialize_head
+from .task import set_task
 
 if TYPE_CHECKING:
     from ..recipe.schema import Model
 
 
-def build_backbone(section: Model, class_names: list[str], seed: int) -> Backbone:
+def build_backbone(
+    section: Model, class_names: list[str], seed: int, *, pooling: str = "default", multi_label: bool = False
+) -> Backbone:
     """Return the recipe's backbone with a new head for these classes.
 
     Args:
@@ -22,6 +25,8 @@ def build_backbone(section: Model, class_names: list[str], seed: int) -> Backbon
         class_names: names of the classes in label order.
         seed: seed of the new head's initialisation, and of random weights where `pretrained` is false; those of `scratch:`
             networks always are random.
+        pooling: how the features are pooled that enter the head: the recipe's `features.pooling`.
+        multi_label: whether an image may show several classes, or none; see `set_task`.
 
     Raises:
         BackboneError: when the backbone cannot be found, loaded or given this head.
@@ -33,8 +38,14 @@ def build_backbone(section: Model, class_names: list[str], seed: int) -> Backbon
         backbone = _load(section, class_names)
     if section.crop_pct is not None:
         backbone = with_crop_pct(backbone, section.crop_pct)
+    if pooling != "default":
+        from .pooled_head import with_pooling
+
+        with torch.random.fork_rng(devices=[]):
+            backbone = with_pooling(backbone, class_names, pooling)
     for head in backbone.heads:
         initialize_head(backbone.model.get_submodule(head), seed)
+    set_task(backbone.model.config, multi_label=multi_label)
     return backbone
 
 

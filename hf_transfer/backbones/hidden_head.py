@@ -1,4 +1,4 @@
-"""A head with hidden layers on a stock transformers or timm network: no stock class holds it, so our wrapper does."""
+"""A new head on a stock transformers or timm network that no stock class holds: our wrapper does."""
 
 from __future__ import annotations
 
@@ -19,19 +19,33 @@ def with_hidden_head(backbone: Backbone, class_names: list[str], hidden: list[di
     Raises:
         BackboneError: when the network is already wrapped, or has more than one classifier.
     """
-    stock = backbone.model
-    if isinstance(stock, TransferForImageClassification) or len(backbone.heads) != 1:
+    if isinstance(backbone.model, TransferForImageClassification) or len(backbone.heads) != 1:
         raise BackboneError("model.head.hidden: this checkpoint's head cannot be replaced by one with hidden layers")
     path = backbone.heads[0]
-    linear = stock.get_submodule(path)
+    linear = backbone.model.get_submodule(path)
     if not isinstance(linear, nn.Linear):
         raise BackboneError(f"model.head.hidden: expected a linear classifier at {path}, found {type(linear).__name__}")
+    return in_wrapper(backbone, class_names, {"in_features": linear.in_features, "hidden": hidden})
+
+
+def in_wrapper(backbone: Backbone, class_names: list[str], head: dict[str, Any]) -> Backbone:
+    """Return a stock network in our wrapper, its head replaced.
+
+    Args:
+        backbone: a stock network with one head.
+        class_names: names of the classes in label order.
+        head: what the new one is made of, but for its place; see `TransferConfig`.
+
+    Raises:
+        BackboneError: when the network could not be rebuilt.
+    """
+    stock, path = backbone.model, backbone.heads[0]
     arguments = {key: value for key, value in stock.config.to_dict().items() if key != "_name_or_path"}
     config = TransferConfig(
         library="transformers",
         architecture=stock.config.model_type,
         arguments=arguments,
-        head={"path": path, "in_features": linear.in_features, "hidden": hidden},
+        head={"path": path, **head},
         **label_arguments(class_names),
     )
     model = TransferForImageClassification(config)
@@ -39,7 +53,7 @@ def with_hidden_head(backbone: Backbone, class_names: list[str], hidden: list[di
     result = model.network.load_state_dict(state, strict=False)
     wrong = [key for key in result.missing_keys if not key.startswith(f"{path}.")] + list(result.unexpected_keys)
     if wrong:
-        raise BackboneError(f"model.head.hidden: the network could not be rebuilt; {len(wrong)} tensors differ: {wrong[:3]}")
+        raise BackboneError(f"model.head: the network could not be rebuilt; {len(wrong)} tensors differ: {wrong[:3]}")
     return Backbone(model, saveable_processor(backbone.processor), (f"network.{path}",), backbone.provenance)
 
 

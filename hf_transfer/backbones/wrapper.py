@@ -1,4 +1,4 @@
-"""Our registered wrapper, for what no stock class can hold: hidden heads, torchvision's and our own networks, ONNX graphs.
+"""Our registered wrapper, for what no stock class holds: hidden heads, other pooling, torchvision's networks, ours, ONNX.
 
 `model_type: "hf_transfer"`. Such a directory loads with `AutoModelForImageClassification.from_pretrained` after
 `hf_transfer.register()`; without it transformers refuses the unknown type, so the head is never silently initialised anew.
@@ -22,6 +22,7 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .heads import build_head
+from .pooling import pooled_features
 
 
 class TransferConfig(PreTrainedConfig):
@@ -34,9 +35,10 @@ class TransferConfig(PreTrainedConfig):
             from.
         arguments: keyword arguments of torchvision's or our constructor, or the configuration of transformers; of a graph,
             {"bytes", "parameters"}, its size and the number of parameters of the network it was made from, head included.
-        head: {"path", "in_features", "hidden", "pool", "cut", "auxiliary"}: where the new head stands, what it is made of,
-            whether maps are pooled in front of it, whether the layers after it (the rest of the old classifier) are cut off,
-            and the paths of heads like it that speak in training only.
+        head: {"path", "in_features", "hidden", "pool", "pooling", "cut", "auxiliary"}: where the new head stands, what it is
+            made of, whether maps are pooled in front of it, how the last hidden state is (see `pooled_features`; absent where
+            the network does it), whether the layers after it (the rest of the old classifier) are cut off, and the paths of
+            heads like it that speak in training only.
     """
 
     model_type = "hf_transfer"
@@ -94,13 +96,22 @@ class TransferForImageClassification(PreTrainedModel):
         """Keep what the network's own library initialised."""
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> TransferOutput:
-        """Return logits [n, num_labels], and the cross-entropy, summed over all heads, where labels [n] are given."""
-        output = self.network(pixel_values)
+        """Return logits [n, num_labels], and the cross-entropy, summed over all heads, where labels are given.
+
+        Labels are int64 [n], or float [n, num_labels] for a model of several labels an image.
+        """
+        spec = self.config.head
+        if "pooling" in spec:
+            output = self.network.get_submodule(spec["path"])(pooled_features(self.network, pixel_values, spec["pooling"]))
+        else:
+            output = self.network(pixel_values)
         logits = output if isinstance(output, torch.Tensor) else output.logits
         auxiliary = getattr(output, "auxiliary_logits", None)
         loss = None
         if labels is not None:
-            loss = torch.stack([nn.functional.cross_entropy(each, labels) for each in (logits, *(auxiliary or ()))]).sum()
+            several = self.config.problem_type == "multi_label_classification"
+            measure = nn.functional.binary_cross_entropy_with_logits if several else nn.functional.cross_entropy
+            loss = torch.stack([measure(each, labels) for each in (logits, *(auxiliary or ()))]).sum()
         return TransferOutput(loss=loss, logits=logits, auxiliary_logits=auxiliary)
 
 

@@ -139,7 +139,8 @@ def _layers(recipe: Recipe, class_names: list[str] | None) -> dict[str, Any]:
         if class_names is None:
             class_names, reason = _class_names(recipe)
             notes = [f"the head is that of 2 classes: {reason}"] if reason else []
-        backbone = build_backbone(recipe.model.model_copy(update={"pretrained": False}), class_names, recipe.seed)
+        untrained = recipe.model.model_copy(update={"pretrained": False})
+        backbone = build_backbone(untrained, class_names, recipe.seed, pooling=recipe.features.pooling)
     sizes = {name: parameter.numel() for name, parameter in backbone.model.named_parameters()}
     layers = [{"group": g.name, "parameters": sum(sizes[name] for name in g.parameters)} for g in backbone.groups]
     trains = recipe.mode == "train" and recipe.strategy.name != "knn"
@@ -174,12 +175,14 @@ def _phases(recipe: Recipe, backbone: Backbone) -> list[dict[str, Any]]:
 
 def _class_names(recipe: Recipe) -> tuple[list[str], str]:
     """Return the classes of a recipe's data; where reading them takes a download or fails, two that stand for them, and why."""
-    from ..data.sources import is_hub_source, read_source
+    from ..data.sources.addresses import is_address
+    from ..data.sources.source import is_hub_source, read_source
     from ..errors import DataError
 
     placeholders = ["0", "1"]
-    if is_hub_source(recipe.data.source):
-        return placeholders, f"'{recipe.data.source}' is no folder here, and a Hub data set is read with --data only"
+    if is_hub_source(recipe.data.source) or is_address(recipe.data.source):
+        kind = "an address" if is_address(recipe.data.source) else "a Hub data set"
+        return placeholders, f"'{recipe.data.source}' is no folder here, and {kind} is read with --data only"
     try:
         return read_source(recipe.data).class_names, ""
     except DataError as error:

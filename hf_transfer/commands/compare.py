@@ -124,7 +124,7 @@ def _planned(
 def _read(options: argparse.Namespace) -> tuple[dict[str, Any], list[str], dict[str, ImageTable]]:
     """Return the `data` section, with a test split held out where the source brings none, and its images, all checked."""
     from ..data.build import build_splits
-    from ..data.sources import read_source
+    from ..data.sources.source import read_source
     from ..recipe import parse_recipe
 
     raw: dict[str, Any] = {

@@ -42,7 +42,12 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         metavar="LAYERS",
         help="last (default); several of first,second,third,last; or paths of modules: a map for each",
     )
-    explain.add_argument("--target", default="predicted", metavar="CLASS", help="predicted (default), or a class of the model")
+    explain.add_argument(
+        "--target",
+        default="predicted",
+        metavar="CLASS",
+        help="predicted (default; of a model of several labels an image: every class that it says), or a class of the model",
+    )
     explain.add_argument(
         "--top-k", type=int, default=1, metavar="K", help="explain the K most probable classes, 20 at most (default 1)"
     )

@@ -151,6 +151,10 @@ def _spread(items: Any) -> list[Any]:
     return [items[int(position * step)] for position in range(min(len(items), MOST_IMAGES))]
 
 
+def _same(parity: dict[str, Any]) -> str:
+    return f"same classes on {parity['said_equal']}" if "said_equal" in parity else f"same class on {parity['argmax_equal']}"
+
+
 def _told(report: dict[str, Any], output: Path) -> str:
     """Return what a person reads: the files, how they agree, how fast they are."""
     lines = []
@@ -162,7 +166,7 @@ def _told(report: dict[str, Any], output: Path) -> str:
             f"{'wrote' if report['passed'] else 'tried'} {output / artefact['files'][0]['name']} ({size:.1f} MB{opset}; "
             f"{artefact['input']['dtype']} [{', '.join(map(str, artefact['input']['shape']))}]): "
             f"largest difference of a logit {parity['max_abs_difference']:.1e} (allowed {parity['tolerance']:.1e}), "
-            f"same class on {parity['argmax_equal']} of {parity['images']} images"
+            f"{_same(parity)} of {parity['images']} images"
         )
         if artefact.get("preprocessing"):
             included = artefact["preprocessing"]

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 from ..errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..deploy.predict import Prediction, Unreadable
     from ..deploy.prediction_files import RowWriter
 
 MODEL_HELP = "run directory, model directory, Hub id, timm:, torchvision: or package:"
+_TOP_K = 3
 REVISION_HELP = "branch, tag or commit of a Hub id"
 
 
@@ -31,7 +34,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     predict.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     predict.add_argument("places", nargs="+", metavar="PLACE", help="file, folder, quoted pattern or http(s) address")
     predict.add_argument("--revision", metavar="REV", help=REVISION_HELP)
-    predict.add_argument("--top-k", type=int, default=3, metavar="K", help="how many classes to name (default 3)")
+    predict.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="how many classes to name (default 3); not for a model of several labels an image, which names every class that "
+        "reaches its threshold",
+    )
     told = predict.add_mutually_exclusive_group()
     told.add_argument("--output", metavar="FILE", help="write a .csv, .json, .jsonl or .parquet file instead of a table")
     told.add_argument("--json", action="store_true", help="print the predictions as JSON")
@@ -60,25 +69,31 @@ def _predict(options: argparse.Namespace) -> int:
 
     from ..deploy.predict import Unreadable, choose_device, load_model, predict_images
     from ..evaluation.labels import model_class_names
+    from ..evaluation.thresholds import model_thresholds
 
     device = choose_device(options.device)
     backbone = load_model(options.model, options.revision)
-    class_names = model_class_names(backbone.model.config)
+    class_names, thresholds = model_class_names(backbone.model.config), model_thresholds(backbone.model.config)
+    if thresholds is not None and options.top_k is not None:
+        raise UserError(
+            f"--top-k: an image may show several classes of {options.model}, or none: every class that reaches its threshold "
+            "is named; leave it out. --output and --json have the probabilities of all classes"
+        )
     predicted = predict_images(
         backbone,
         images,
         device=device,
         batch_size=options.batch_size,
-        top_k=options.top_k,
+        top_k=options.top_k or _TOP_K,
         precision=options.precision,
     )
     rows = itertools.chain((Unreadable(folder, reason) for folder, reason in closed), predicted)
     from tqdm.auto import tqdm
 
     counts: Counter[str] = Counter()
-    unreadable = 0
+    images_read = unreadable = 0
     quiet = None if options.output or not sys.stdout.isatty() else True  # a bar would run through the table
-    with _writer(options, output, [image.name for image in images], class_names) as write:
+    with _writer(options, output, [image.name for image in images], class_names, thresholds) as write:
         for row in tqdm(rows, total=len(closed) + len(images), desc="predict", unit="image", leave=False, disable=quiet):
             write(row)
             if isinstance(row, Unreadable):
@@ -86,11 +101,12 @@ def _predict(options: argparse.Namespace) -> int:
                 with tqdm.external_write_mode(file=sys.stderr):
                     print(f"cannot read {row.file}: {row.reason}", file=sys.stderr)
             else:
-                counts[row.classes[0]] += 1
+                images_read += 1
+                counts.update(row.classes if row.every is not None else row.classes[:1])
     if output:
         found = ", ".join(f"{name} {count:,}" for name, count in counts.most_common(10))
         others = f" and {len(counts) - 10} more classes" if len(counts) > 10 else ""
-        print(f"{counts.total():,} predictions in {output}" + (f": {found}{others}" if found else ""))
+        print(f"{images_read:,} predictions in {output}" + (f": {found}{others}" if found else ""))
     if closed:
         print(f"{len(closed):,} folders could not be searched", file=sys.stderr)
     if unreadable > len(closed):
@@ -102,7 +118,7 @@ def _check(options: argparse.Namespace) -> None:
     wrong = [
         f"{name}: expected 1 or more, found {value}"
         for name, value in (("--top-k", options.top_k), ("--batch-size", options.batch_size))
-        if value < 1
+        if value is not None and value < 1
     ]
     if options.logits and not (options.output or options.json):
         wrong.append("--logits: the table does not show them; add --output FILE or --json")
@@ -112,18 +128,41 @@ def _check(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _writer(
-    options: argparse.Namespace, output: Path | None, files: Sequence[str], class_names: Sequence[str]
+    options: argparse.Namespace,
+    output: Path | None,
+    files: Sequence[str],
+    class_names: Sequence[str],
+    thresholds: np.ndarray | None,
 ) -> Iterator[RowWriter]:
     from ..deploy.prediction_files import json_rows, prediction_file
 
     if output:
-        with prediction_file(output, class_names, options.top_k, logits=options.logits) as write:
+        stated = None if thresholds is None else thresholds.tolist()
+        top_k = options.top_k or _TOP_K
+        with prediction_file(output, class_names, top_k, logits=options.logits, thresholds=stated) as write:
             yield write
     elif options.json:
         with json_rows(sys.stdout, logits=options.logits) as write:
             yield write
+    elif thresholds is not None:
+        yield _label_table(files)
     else:
         yield _table(files, class_names)
+
+
+def _label_table(files: Sequence[str]) -> RowWriter:
+    """Return what prints a row of the table of a model that may say several classes, or none."""
+    from ..deploy.predict import Prediction
+
+    wide = min(60, max(map(len, ["file", *files])))
+    print(f"{'file':<{wide}}  classes and their probabilities")
+
+    def write(row: Prediction | Unreadable) -> None:
+        if isinstance(row, Prediction):
+            said = [f"{name} {chance:.4f}" for name, chance in zip(row.classes, row.probabilities, strict=True)]
+            print(f"{row.file:<{wide}}  {', '.join(said) or 'none'}")
+
+    return write
 
 
 def _table(files: Sequence[str], class_names: Sequence[str]) -> RowWriter:

@@ -136,6 +136,14 @@ def _summary(report: dict[str, Any], output: Path) -> str:
             f"{accuracy['difference']:+.4f} [{low:+.4f}, {high:+.4f}], {accuracy['gained']} gained, {accuracy['lost']} lost, "
             f"McNemar p = {accuracy['p_value']:.3f}"
         )
+    if ranking := report.get("mean_average_precision"):
+        low, high = ranking["difference_ci95"]
+        lines.append(
+            f"  mAP       {ranking['before']:.4f} -> {ranking['after']:.4f} on {ranking['n']} test images; difference "
+            f"{ranking['difference']:+.4f} [{low:+.4f}, {high:+.4f}], paired bootstrap p = {ranking['p_value']:.3f}"
+        )
+    if same := report.get("same_classes"):
+        lines.append(f"  agreement {same['count']} of {same['images']} {same['measured_on']} have the same classes, or none")
     if same := report.get("same_class"):
         lines.append(f"  agreement {same['count']} of {same['images']} {same['measured_on']} have the same class")
     speed = report["speed"]

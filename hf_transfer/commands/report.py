@@ -32,7 +32,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     report.add_argument(
         "--summary",
         action="store_true",
-        help="write nothing; print, for each split, each run's step chosen on validation and its accuracy there as Markdown",
+        help="write nothing; print, for each split, each run's step chosen on validation and its accuracy (or mAP) there, "
+        "as Markdown",
     )
     report.add_argument("--json", action="store_true", help="print where everything is, or the summary, as JSON")
     report.set_defaults(function=_report)
@@ -120,7 +121,7 @@ def _print_summary(root: Path, patterns: list[str], *, as_json: bool) -> int:
 
 def _stay_offline_if_need_be(source: object) -> None:
     """Ask once whether the Hub is there, where example images may have to be read from it."""
-    from ..data.sources import is_hub_source
+    from ..data.sources.source import is_hub_source
 
     if isinstance(source, str) and is_hub_source(source):
         from ..connection import go_offline_if_unreachable

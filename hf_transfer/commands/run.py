@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ..termination import terminable
 from .printing import OVERRIDE_HELP, print_benchmark, print_result
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ def carry_out(recipe: Recipe | Benchmark, options: argparse.Namespace, *, resume
     if isinstance(recipe, Recipe):
         from .. import pipeline
 
-        result = pipeline.run(recipe, resume=resume, overwrite=options.overwrite)
+        with terminable():
+            result = pipeline.run(recipe, resume=resume, overwrite=options.overwrite)
         print_result(result, options.json)
         return 0 if result.unpublished is None else 1
     from ..benchmark import run_benchmark

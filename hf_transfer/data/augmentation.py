@@ -1,25 +1,129 @@
 """Augmentation presets: what each training image goes through before it is put into a batch.
 
 Every random number comes from torch's global generator, which the data set seeds for each sample: what an image becomes is a
-pure function of that seed. Crops and colours work on the 8-bit Pillow image; on a CPU torchvision's kernels for tensors take
-longer where colours change (1.8 times for `strong`). Normalisation and erasing work on the float32 input.
+pure function of that seed. A crop is drawn from the size that the file's header tells, and only what it needs is decoded.
+Colours work on the 8-bit Pillow image; on a CPU torchvision's kernels for tensors take longer there (1.8 times for `strong`).
+Normalisation and erasing work on batches, see `finishing`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
+from .decoding import Box, DecodedPicture, Picture
 from .transforms import Preprocessing
 
+AUGMENTATION_VERSION = 2
+"""What is kept of augmented images is kept by this number: it grows when a seed no longer gives the same pixels."""
 
-def build_train_transform(
-    preset: str, preprocessing: Preprocessing, erasing: float = 0.0
-) -> Callable[[Image.Image], torch.Tensor]:
+
+class CropAugmentation:
+    """A random resized crop and a horizontal flip, then changes of the 8-bit image, then what a batch goes through at once.
+
+    Args:
+        preprocessing: size, interpolation and statistics.
+        smallest: the least share of the area that a crop keeps.
+        distorted: what changes the cropped Pillow image, in order.
+        erasing: probability of random erasing.
+
+    Attributes:
+        preprocessing, smallest: as given.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        smallest: float,
+        distorted: Sequence[Callable[[Any], Any]] = (),
+        erasing: float = 0.0,
+    ) -> None:
+        from torchvision.transforms import v2
+
+        self.preprocessing = preprocessing
+        self.smallest = smallest
+        self._crop = v2.RandomResizedCrop(preprocessing.size, scale=(smallest, 1.0), ratio=(3 / 4, 4 / 3))
+        self._distorted = tuple(distorted)
+        self._erasing = v2.RandomErasing(erasing, value=0.0) if erasing > 0 else None
+        self._input = torch.empty((3, *preprocessing.size), device="meta")
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return one image's input, float32 [3, height, width]: what its pixels become in a batch."""
+        pixels, erased = self.draw(DecodedPicture(image))
+        found = self.preprocessing.normalize(pixels.permute(2, 0, 1))
+        erase(found, erased)
+        return found
+
+    def draw(self, picture: Picture) -> tuple[torch.Tensor, Box | None]:
+        """Draw a view of an image: uint8 [height, width, 3], and what is to be erased of it after the normalisation."""
+        drawn = self._crop.make_params([torch.empty((3, *picture.size), device="meta")])
+        box = Box(drawn["top"], drawn["left"], drawn["height"], drawn["width"])
+        pixels = picture.crop(box, self.preprocessing.size, self.preprocessing.interpolation)
+        if torch.rand(1) < 0.5:
+            pixels = pixels.flip(1)
+        if self._distorted:
+            image = Image.fromarray(pixels.numpy())
+            for change in self._distorted:
+                image = change(image)
+            pixels = torch.from_numpy(np.array(image))
+        return pixels, self._draw_erased()
+
+    @property
+    def erases(self) -> bool:
+        """Whether anything may be erased."""
+        return self._erasing is not None
+
+    def _draw_erased(self) -> Box | None:
+        if self._erasing is None or torch.rand(1) >= self._erasing.p:
+            return None
+        drawn = self._erasing.make_params([self._input])
+        return None if drawn["v"] is None else Box(drawn["i"], drawn["j"], drawn["h"], drawn["w"])
+
+
+class InputAugmentation:
+    """The evaluation transform, then changes of its result.
+
+    Args:
+        preprocessing: the evaluation transform.
+        steps: what changes the float32 input, in order.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, steps: Sequence[Callable[[torch.Tensor], torch.Tensor]]) -> None:
+        self.preprocessing = preprocessing
+        self._steps = tuple(steps)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Return one image's input, float32 [3, height, width]."""
+        return self.change(self.preprocessing(image))
+
+    def change(self, evaluated: torch.Tensor) -> torch.Tensor:
+        """Return what becomes of an evaluation's input, float32 [3, height, width]."""
+        for step in self._steps:
+            evaluated = step(evaluated)
+        return evaluated
+
+
+AnyTransform = Preprocessing | CropAugmentation | InputAugmentation
+"""What `build_train_transform` returns: a function of an RGB image, and what it consists of."""
+
+
+def erase(pixels: torch.Tensor, box: Box | None) -> None:
+    """Set a part of an image to 0, in place; None for nothing of it.
+
+    Args:
+        pixels: [3, height, width].
+        box: the part.
+    """
+    if box is not None:
+        pixels[:, box.top : box.top + box.height, box.left : box.left + box.width] = 0
+
+
+def build_train_transform(preset: str, preprocessing: Preprocessing, erasing: float = 0.0) -> AnyTransform:
     """Return what training images go through: contiguous float32 [3, height, width] from an RGB image.
 
     Presets:
@@ -46,48 +150,39 @@ def build_train_transform(
     """
     from torchvision.transforms import v2
 
-    steps = _steps(preset, preprocessing)
-    if erasing > 0:
-        steps.append(v2.RandomErasing(erasing, value=0.0))
-    return steps[0] if len(steps) == 1 else v2.Compose(steps)
-
-
-def _steps(preset: str, preprocessing: Preprocessing) -> list[Callable[[Any], Any]]:
-    """Return the preset's transforms, in order, from the image to the input."""
-    from torchvision.transforms import v2
-
-    if preset == "none":
-        return [preprocessing]
+    if preset in _SMALLEST:
+        return CropAugmentation(preprocessing, _SMALLEST[preset], _distortions(preset, preprocessing), erasing)
+    steps: list[Callable[[Any], Any]] = []
     if preset == "crop_pad_flip_rotate":
         height, width = preprocessing.size
-        return [
-            preprocessing,
+        steps = [
             v2.RandomCrop((height, width), padding=[round(width / 8), round(height / 8)]),
             v2.RandomHorizontalFlip(0.5),
             v2.RandomRotation(15, InterpolationMode.BILINEAR),
         ]
+    elif preset != "none":
+        raise ValueError(f"unknown augmentation preset '{preset}'")
+    if erasing > 0:
+        steps.append(v2.RandomErasing(erasing, value=0.0))
+    return InputAugmentation(preprocessing, steps) if steps else preprocessing
+
+
+# The least share of the area that a preset's crops keep.
+_SMALLEST = {"basic": 0.5, "strong": 0.3, "randaugment": 0.5, "trivial": 0.5}
+
+
+def _distortions(preset: str, preprocessing: Preprocessing) -> list[Callable[[Any], Any]]:
+    """Return what a preset does to the cropped 8-bit image."""
+    from torchvision.transforms import v2
+
     # Turned and sheared pixels are interpolated bilinearly: Pillow and torchvision do so whatever the checkpoint resizes with.
     moved = {"interpolation": InterpolationMode.BILINEAR, "fill": _mean_colour(preprocessing)}
-    if preset == "basic":
-        smallest, distorted = 0.5, []
-    elif preset == "strong":
+    if preset == "strong":
         jitter = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05)
-        affine = v2.RandomAffine(degrees=15, shear=5, **moved)
-        smallest, distorted = 0.3, [v2.RandomApply([jitter], p=0.8), v2.RandomApply([affine], p=0.5)]
-    elif preset == "randaugment":
-        smallest, distorted = 0.5, [v2.RandAugment(num_ops=2, magnitude=9, **moved)]
-    elif preset == "trivial":
-        smallest, distorted = 0.5, [v2.TrivialAugmentWide(**moved)]
-    else:
-        raise ValueError(f"unknown augmentation preset '{preset}'")
-    crop = v2.RandomResizedCrop(
-        preprocessing.size,
-        scale=(smallest, 1.0),
-        ratio=(3 / 4, 4 / 3),
-        interpolation=preprocessing.interpolation,
-        antialias=True,
-    )
-    return [crop, v2.RandomHorizontalFlip(0.5), *distorted, v2.PILToTensor(), preprocessing.normalize]
+        return [v2.RandomApply([jitter], p=0.8), v2.RandomApply([v2.RandomAffine(degrees=15, shear=5, **moved)], p=0.5)]
+    if preset == "randaugment":
+        return [v2.RandAugment(num_ops=2, magnitude=9, **moved)]
+    return [v2.TrivialAugmentWide(**moved)] if preset == "trivial" else []
 
 
 def _mean_colour(preprocessing: Preprocessing) -> list[int]:

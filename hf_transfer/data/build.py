@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ..errors import DataError, listed
+from .class_names import alike
 from .integrity import cross_split_duplicates, cross_split_groups, fingerprint, scan
-from .sources import read_source
+from .sources.source import read_source
 from .splits import hold_out, subset
 from .table import ImageTable
 
 if TYPE_CHECKING:
     from ..recipe.schema import Data
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,16 @@ class Splits:
     revision: str | None = None
     extra: dict[str, ImageTable] = field(default_factory=dict)
     shared_groups: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may show several classes, or none."""
+        return next(iter(self.tables.values())).multi_label
+
+    @property
+    def task(self) -> Literal["single_label", "multi_label"]:
+        """What the recipe's `data.task` was."""
+        return "multi_label" if self.multi_label else "single_label"
 
     def table(self, name: str) -> ImageTable:
         """Return the images of a split or of a further test set."""
@@ -83,6 +98,8 @@ def build_splits(
         raise DataError(f"data: expected at least two classes, found {len(class_names)}: {listed(class_names) or 'none'}")
     if len(set(class_names)) != len(class_names):
         raise DataError(f"data: two classes have the same name among {listed(class_names)}")
+    for names in alike(class_names):
+        _log.warning("classes that nearly have the same name, and are kept apart: %s", " and ".join(map(repr, names)))
     tables = _split(section, dict(source.tables), class_names, wanted, training)
     tables = {split: tables[split] for split in ("train", "validation", "test") if split in tables}
     if "train" in tables:
@@ -105,7 +122,9 @@ def _read_extra(section: Data, name: str, place: str, class_names: list[str]) ->
     """Return the test split of a further source, or all of it where it has no splits, its classes matched by name."""
     try:
         found = read_source(
-            section.model_copy(update={"source": place, "config_name": None, "revision": None, "group_column": None})
+            section.model_copy(
+                update={"source": place, "config_name": None, "revision": None, "group_column": None, "streaming": False}
+            )
         )
     except DataError as error:
         raise DataError(f"evaluation.extra.{name}: {error}") from None
@@ -120,7 +139,11 @@ def _read_extra(section: Data, name: str, place: str, class_names: list[str]) ->
             f"found {listed(foreign)} besides"
         )
     order = np.array([class_names.index(other) for other in found.class_names], dtype=np.int64)
-    return replace(table, labels=order[table.labels])
+    if not table.multi_label:
+        return replace(table, labels=order[table.labels])
+    labels = np.zeros((len(table), len(class_names)), dtype=bool)
+    labels[:, order] = table.labels
+    return replace(table, labels=labels)
 
 
 def _split(
@@ -174,7 +197,21 @@ def held_out_fractions(section: Data, present: Collection[str], wanted: Collecti
 def _complete(train: ImageTable, class_names: list[str]) -> None:
     empty = [class_names[c] for c in np.flatnonzero(train.class_counts(len(class_names)) == 0)]
     if empty:
-        raise DataError(f"data: expected training images of every class; found none of {listed(empty)}")
+        raise DataError(without_training_images(empty))
+
+
+def without_training_images(names: Sequence[str]) -> str:
+    """Return what is said of classes that cannot be learnt."""
+    those = "it" if len(names) == 1 else "them"
+    return (
+        f"data: expected training images of every class; found none of {listed(names)}. Add training images of {those}, or "
+        f"remove {those} from the other splits."
+    )
+
+
+def _in_one_line(name: str) -> str:
+    """Return a file name without line feeds and what else would command a terminal, which are written as `\\xNN`."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", name)
 
 
 def _checked(
@@ -194,7 +231,7 @@ def _checked(
         split: [(tables[split].name(index), reason) for index, reason in scanned.bad.items()]
         for split, scanned in scans.items()
     }
-    found = [f"{name}: {reason}" for items in skipped.values() for name, reason in items]
+    found = [f"{_in_one_line(name)}: {reason}" for items in skipped.values() for name, reason in items]
     if found and section.on_bad_image == "error":
         raise DataError(
             f"data: found {len(found)} unreadable image{'s' if len(found) > 1 else ''}:\n"

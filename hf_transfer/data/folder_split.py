@@ -22,9 +22,10 @@ from tqdm.auto import tqdm
 
 from ..errors import DataError, listed, nearest
 from ..run_directory import write_json
-from .folders import SPLIT_NAMES, natural_order, read_class_folders
+from .class_names import with_composed_names
 from .groups import groups_of_paths
 from .integrity import cross_split_duplicates, scan
+from .sources.folders import SPLIT_NAMES, natural_order, read_class_folders
 from .splits import hash_order, split_by_groups
 from .table import ImageTable
 
@@ -84,7 +85,7 @@ def plan_split(
     Raises:
         DataError: what is wrong with the folder, or naming all classes with too few images or groups.
     """
-    found = read_class_folders(source, drop=drop)
+    found = with_composed_names(read_class_folders(source, drop=drop))
     table, names = found.tables["train"], found.class_names
     asked: dict[str, Any] = {"seed": seed, "dropped": sorted(drop, key=natural_order), "group_by": group_by}
     asked |= {"fractions": list(fractions)} if per_class is None else {"per_class": list(per_class)}

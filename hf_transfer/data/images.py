@@ -7,6 +7,16 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+try:
+    import simplejpeg  # type: ignore[import-not-found, import-untyped, unused-ignore]  # where it has wheels, see setup.cfg
+except ImportError:
+    simplejpeg = None
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_LYING = (5, 6, 7, 8)  # its values that exchange width and height
+_MIRRORED = (3, 4, 7, 8), (2, 3, 6, 7)  # those at which the upright image begins where the stored one ends: rows, columns
+_JPEG = ("JPEG", "MPO")  # what telephones write may be called MPO
+
 
 def decode_rgb(encoded: bytes) -> Image.Image:
     """Decode an image to RGB, upright.
@@ -23,12 +33,75 @@ def decode_rgb(encoded: bytes) -> Image.Image:
     Raises:
         OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: when the bytes are no complete image.
     """
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.load()
-        # Some versions of Pillow call 16 bits "I" as they call 32; in these formats "I" always is 16.
-        sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-        upright = ImageOps.exif_transpose(image)
-    return to_rgb(upright, sixteen_bit=sixteen_bit)
+    return EncodedImage(encoded).decode()
+
+
+class EncodedImage:
+    """An image whose header has been read.
+
+    Args:
+        encoded: the bytes of a file in any format Pillow reads; it is decoded once.
+
+    Attributes:
+        size: (height, width) of the upright image, for a JPEG known from the header, for other formats by decoding.
+        mirrored: whether the upright image's first row, and column, is the last that is stored in a JPEG.
+
+    Raises:
+        OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError: when the bytes are no image.
+    """
+
+    def __init__(self, encoded: bytes) -> None:
+        self._bytes = encoded
+        self._file = Image.open(io.BytesIO(encoded))
+        self._decoded = None if self._file.format in _JPEG else self._upright()
+        width, height = self._file.size if self._decoded is None else self._decoded.size
+        self._orientation = 1 if self._decoded is not None else self._file.getexif().get(_ORIENTATION, 1)
+        self.mirrored = (self._orientation in _MIRRORED[0], self._orientation in _MIRRORED[1])
+        self.size = (width, height) if self._orientation in _LYING else (height, width)
+
+    def decode(self, reduction: int = 1) -> Image.Image:
+        """Return the image as `decode_rgb` does, a JPEG at a fraction of its size.
+
+        libjpeg makes blocks of fewer than 8 x 8 pixels from the low frequencies alone, which is faster than decoding all and
+        resizing. A pixel stands for `reduction` x `reduction` pixels; sides are rounded up.
+
+        Args:
+            reduction: 1, 2, 4 or 8; formats other than JPEG are decoded in full whatever it is.
+
+        Raises:
+            OSError, ValueError, SyntaxError: when the bytes are no complete image.
+        """
+        if self._decoded is None:
+            if reduction > 1:
+                width, height = self._file.size
+                self._file.draft(self._file.mode, (max(1, width // reduction), max(1, height // reduction)))
+            self._decoded = self._upright()
+        return self._decoded
+
+    def decode_interleaved(self) -> np.ndarray | None:
+        """Return the pixels that `decode` returns, uint8 [height, width, 3], by simplejpeg.
+
+        Pillow and simplejpeg call the same library in the same way, and their pixels are equal; but Pillow's are copied twice
+        before torch has them.
+
+        Returns:
+            None where there is no simplejpeg, or the image is no upright JPEG of three channels.
+
+        Raises:
+            ValueError: when the bytes are no complete image.
+        """
+        if simplejpeg is None or self._decoded is not None or self._orientation != 1 or self._file.mode != "RGB":
+            return None
+        return simplejpeg.decode_jpeg(self._bytes, colorspace="RGB")
+
+    def _upright(self) -> Image.Image:
+        with self._file as image:
+            image.load()
+            # Some versions of Pillow call 16 bits "I" as they call 32; in these formats "I" always is 16.
+            sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+            # An image that stands upright is not copied.
+            ImageOps.exif_transpose(image, in_place=True)
+            return to_rgb(image._new(image.im), sixteen_bit=sixteen_bit)
 
 
 def to_rgb(image: Image.Image, *, sixteen_bit: bool = False) -> Image.Image:

@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 import re
-import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -24,12 +23,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..errors import DataError, listed
-from .build import held_out_fractions
-from .folders import natural_order
+from .build import held_out_fractions, without_training_images
+from .class_names import alike
 from .images import decode_rgb
-from .integrity import cross_split_groups, undecodable
+from .integrity import cross_split_groups, room_for, undecodable
 from .near_duplicates import CORRELATION, RADIUS, SIDE, is_blank, near_groups, small_gray
-from .sources import read_source
+from .sources.source import read_source
 from .splits import hash_order, hold_out, subset
 from .table import ImageTable
 
@@ -134,7 +133,7 @@ def _class_problems(tables: dict[str, ImageTable], names: list[str]) -> list[str
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         problems.append(f"data: several classes are called {listed(twice)}")
     if "train" in tables and (empty := np.flatnonzero(tables["train"].class_counts(len(names)) == 0)).size:
-        problems.append(f"data: expected training images of every class; found none of {listed(names[c] for c in empty)}")
+        problems.append(without_training_images([names[c] for c in empty]))
     return problems
 
 
@@ -201,7 +200,8 @@ def _sample_places(table: ImageTable, places: np.ndarray, names: list[str], each
         return []
     labels = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))
     order = places[hash_order(table.sample_ids[places], 0)]
-    return [int(place) for label in labels for place in order[table.labels[order] == label][:each]]
+    chosen = [int(place) for label in labels for place in order[table.shows(label)[order]][:each]]
+    return list(dict.fromkeys(chosen))  # an image may show several classes
 
 
 class Look(NamedTuple):
@@ -239,14 +239,17 @@ def look_at(table: ImageTable, place: int, *, thumbnail: int = 0) -> Look:
         with Image.open(io.BytesIO(encoded)) as opened:
             kind, mode = opened.format or "", _mode(opened, encoded)
             rotated, several_frames = _is_rotated(opened), _has_several_frames(opened)
-        image = decode_rgb(encoded)
+            pixels = opened.width * opened.height
+        with room_for(pixels):
+            image = decode_rgb(encoded)
+            gray = small_gray(image)
+            width, height = image.size
+            kept = image if thumbnail else None
+            if kept is not None:
+                kept.thumbnail((thumbnail, thumbnail))
+            del image
     except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
-        return Look(digest, undecodable(error))
-    gray = small_gray(image)
-    width, height = image.size
-    kept = image if thumbnail else None
-    if kept is not None:
-        kept.thumbnail((thumbnail, thumbnail))
+        return Look(digest, undecodable(error, encoded))
     wrong_suffix = not _fits(Path(table.path(place) or "").suffix, kind)
     return Look(digest, None, width, height, mode, kind, wrong_suffix, rotated, several_frames, gray, kept)
 
@@ -320,9 +323,14 @@ class _Found:
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; what matters here is whether it decodes
             with tqdm(total=len(self._images), desc="inspect", unit=" images", leave=False, disable=None) as progress:
                 for start in range(0, len(self._images), _AT_A_TIME):  # so that no more results wait than that
+                    self._prefetch(self._images[start : start + _AT_A_TIME])
                     for row, result in enumerate(pool.map(look, self._images[start : start + _AT_A_TIME]), start):
                         self._add(row, result)
                         progress.update()
+
+    def _prefetch(self, images: Sequence[tuple[str, int]]) -> None:
+        for split in dict.fromkeys(split for split, _ in images):
+            self._plan.tables[split].prefetch([place for other, place in images if other == split])
 
     def _add(self, row: int, look: Look) -> None:
         image = self._name(row)
@@ -390,9 +398,9 @@ class _Found:
         for split, places in shown.items():
             table, classes = self._plan.tables[split], found.setdefault(split, {})
             for place in places:
-                name = self._plan.class_names[table.labels[place]]
                 sample = (str(table.sample_ids[place]), self._thumbnails.get((split, place)))
-                classes.setdefault(name, []).append(sample)
+                for label in table.classes_of(place):
+                    classes.setdefault(self._plan.class_names[label], []).append(sample)
         return found
 
     def _name(self, row: int) -> dict[str, str]:
@@ -403,8 +411,8 @@ class _Found:
         images = []
         for row in rows:
             split, place = self._images[row]
-            label = self._plan.tables[split].labels[place]
-            images.append({**self._name(row), "class": self._plan.class_names[label]})
+            shown = [self._plan.class_names[label] for label in self._plan.tables[split].classes_of(place)]
+            images.append({**self._name(row), "class": ", ".join(shown)})
         told = {key: list(dict.fromkeys(image[key] for image in images)) for key in ("split", "class")}
         return {"images": images, "splits": told["split"], "classes": told["class"]}
 
@@ -436,9 +444,6 @@ def odd_classes(names: list[str], counts: dict[str, np.ndarray]) -> dict[str, An
     """
     train = counts.get("train", np.zeros(len(names), dtype=np.int64))
     elsewhere = {split: found for split, found in counts.items() if split != "train"}
-    alike: dict[str, list[str]] = {}
-    for name in names:
-        alike.setdefault(_plainest(name), []).append(name)
     return {
         "few": {names[c]: int(train[c]) for c in np.flatnonzero((train > 0) & (train < FEW))} if "train" in counts else {},
         "not_in_train": {
@@ -451,13 +456,6 @@ def odd_classes(names: list[str], counts: dict[str, np.ndarray]) -> dict[str, An
             for split, found in elsewhere.items()
             if ((train > 0) & (found == 0)).any()
         },
-        "alike": [sorted(same, key=natural_order) for same in alike.values() if len(same) > 1],
+        "alike": alike(names),
         "numeric": [name for name in names if re.fullmatch(r"\s*[+-]?\d+([.,]\d+)?\s*", name)],
     }
-
-
-def _plainest(name: str) -> str:
-    """Return a name without case, accents, spaces, hyphens and underscores."""
-    decomposed = unicodedata.normalize("NFKD", name)
-    letters = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
-    return re.sub(r"[\s_-]+", "", letters).casefold()

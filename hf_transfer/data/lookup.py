@@ -69,7 +69,7 @@ def each_image(
 
 
 def _from_source(section: Data, wanted: np.ndarray) -> Iterator[tuple[str, Image.Image]]:
-    from .sources import read_source
+    from .sources.source import read_source
 
     try:
         tables = read_source(section).tables

@@ -21,8 +21,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError, listed
-from .folders import natural_order
 from .images import decode_rgb
+from .integrity import undecodable
+from .sources.folders import natural_order
 from .transforms import Preprocessing
 
 FETCH_SECONDS = 20.0
@@ -193,7 +194,7 @@ def _read(image: LooseImage, *, preprocessing: Preprocessing, keep_image: bool) 
     except OSError as error:
         return _Read(name, reason=error.strerror or str(error) or type(error).__name__)
     except Exception as error:  # Pillow's decoders raise many kinds for bytes that are no image
-        return _Read(name, reason=str(error) or type(error).__name__)
+        return _Read(name, reason=undecodable(error))
 
 
 def _batch(results: Iterator[_Read], preprocessing: Preprocessing) -> LooseBatch:

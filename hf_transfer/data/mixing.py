@@ -6,6 +6,7 @@ Labels are not mixed here: a batch says which image was mixed in and in what sha
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 
@@ -37,15 +38,15 @@ class Mixing:
         """Return the mixed batch; the memory layout of its images is kept, and the batch given stays as it is.
 
         Args:
-            batch: {"pixel_values": float32 [n, 3, height, width], "labels": int64 [n], "keys": int64 [n]}, the keys those of
-                `ImageDataset`.
+            batch: {"pixel_values": float32 [n, 3, height, width], "labels": int64 [n] or float32 [n, C], "keys": n integers},
+                the keys those of `ImageDataset`; they stay on the CPU, so that a GPU is not waited for.
 
         Returns:
             {"pixel_values": the mixed images, "labels": as they were, "partner": int64 [n], where in the batch the image stands
             that was mixed in, "share": float32 [n], the share of the image's own label}. An image alone is not mixed: share 1.
         """
         pixels, count = batch["pixel_values"], len(batch["labels"])
-        partner, share = torch.arange(count).roll(1), 1.0
+        partner, share = torch.arange(count, device=pixels.device).roll(1), 1.0
         if count > 1:
             with random_stream(_batch_seed(self.seed, batch["keys"])):
                 cut = not self.mixup or (self.cutmix > 0 and bool(torch.rand(()) < 0.5))
@@ -56,7 +57,8 @@ class Mixing:
                     pixels, share = paste(pixels, partner, box)
                 else:
                     pixels = blend(pixels, partner, share)
-        return {"pixel_values": pixels, "labels": batch["labels"], "partner": partner, "share": torch.full((count,), share)}
+        shares = torch.full((count,), share, device=pixels.device)
+        return {"pixel_values": pixels, "labels": batch["labels"], "partner": partner, "share": shares}
 
 
 def blend(pixels: torch.Tensor, partner: torch.Tensor, share: float) -> torch.Tensor:
@@ -99,7 +101,7 @@ def paste(pixels: torch.Tensor, partner: torch.Tensor, box: tuple[slice, slice])
     return pasted, 1.0 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
 
 
-def _batch_seed(seed: int, keys: torch.Tensor) -> int:
-    """Return the 63-bit seed of one batch: BLAKE2b of the run's seed and the keys int64 [n] of its images in their order."""
-    text = "\0".join(map(str, [seed, *keys.tolist()]))
+def _batch_seed(seed: int, keys: Sequence[int]) -> int:
+    """Return the 63-bit seed of one batch: BLAKE2b of the run's seed and the keys of its images in their order."""
+    text = "\0".join(map(str, [seed, *keys]))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -50,13 +50,17 @@ class Order:
         largest = int(np.unique(self.blocks, return_counts=True)[1].max())
         return min(_LANES, max(1, self.buffer // largest))
 
-    @property
-    def open_blocks(self) -> int:
-        """At most how many blocks a process reads from at a time."""
+    def open_blocks(self, readers: int = 1) -> int:
+        """Return from about how many blocks each reader of a process reads at a time.
+
+        Args:
+            readers: loader processes, or 1.
+        """
         if self.blocks is None or not self.count:
             return 0
-        smallest = int(np.median(np.unique(self.blocks, return_counts=True)[1]))
-        return self.lanes * (math.ceil(self.buffer / self.lanes / smallest) + 2)
+        usual = int(np.median(np.unique(self.blocks, return_counts=True)[1]))
+        lanes = self.lanes // math.gcd(self.lanes, max(1, readers))  # that a reader comes by
+        return lanes * (math.ceil(self.buffer / self.lanes / usual) + 2)
 
     def batches(self, epoch: int, batch_size: int, processes: int = 1, *, drop_last: bool = False) -> list[np.ndarray]:
         """Return the batches of an epoch; number k is of process k % processes, and all processes have equally many.

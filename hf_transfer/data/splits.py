@@ -2,7 +2,7 @@
 
 Within a class, images are ordered by a keyed hash of their sample id. The order of rows or files plays no part, and adding
 an image moves few others. Images that belong together (`ImageTable.groups`) stay on one side; whole groups are then ordered
-by their names, and an added image may move some of them.
+by their names, and an added image may move some of them. So it may where images show several classes (`stratification`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import DataError, listed
 from .groups import assign_groups
+from .stratification import iterative_stratification, spread_subset
 from .table import ImageTable
 
 
@@ -68,9 +69,12 @@ def hold_out(table: ImageTable, fractions: dict[str, float], split_seed: int, cl
             f"data: a stratified split into {' + '.join(['train', *fractions])} needs at least {needed} images of every class; "
             f"too few of {listed(few)}. Add images, remove the class, or give split folders of your own."
         )
+    shares_of = {"train": 1.0 - sum(fractions.values()), **fractions}
     if table.groups is not None:
-        shares_of = {"train": 1.0 - sum(fractions.values()), **fractions}
         return split_by_groups(table, table.groups, shares_of, split_seed, class_names)
+    if table.multi_label:
+        found = iterative_stratification(table.labels, list(shares_of.values()), hash_order(table.sample_ids, split_seed))
+        return {name: table.select(np.flatnonzero(found == part)) for part, name in enumerate(shares_of)}
     taken = np.zeros_like(counts)
     shares: dict[str, np.ndarray] = {}
     for name, fraction in fractions.items():
@@ -109,8 +113,9 @@ def split_by_groups(
         DataError: when a class comes in fewer groups than there are parts, or no split was found that has it in each.
     """
     names, needed = list(fractions), len(fractions)
-    pairs = np.unique(np.stack([table.labels, np.unique(groups, return_inverse=True)[1]]), axis=1)
-    of_class = np.bincount(pairs[0], minlength=len(class_names))
+    rows, labels = _shown(table, len(class_names))
+    pairs = np.unique(np.stack([labels, np.unique(groups, return_inverse=True)[1][rows]]), axis=1)
+    of_class = np.bincount(pairs[0], minlength=len(class_names))[: len(class_names)]
     few = [f"'{class_names[c]}' ({of_class[c]})" for c in np.flatnonzero((of_class > 0) & (of_class < needed))]
     if few:
         raise DataError(
@@ -118,14 +123,29 @@ def split_by_groups(
             f"too few of {listed(few)}. Add groups, remove the class, or give split folders of your own."
         )
     order = hash_order(np.unique(groups), split_seed)
-    parts, missing = assign_groups(groups, table.labels, list(fractions.values()), order)
+    found, missing = assign_groups(groups[rows], labels, list(fractions.values()), order)
+    parts = np.zeros(len(table), dtype=np.int64)
+    parts[rows] = found
     if missing:
-        places = listed(f"'{class_names[c]}' in {names[part]}" for part, c in missing)
+        places = listed(f"'{class_names[c]}' in {names[part]}" for part, c in missing if c < len(class_names))
         raise DataError(
             f"data: found no split into {' + '.join(names)} that keeps groups together and has every class in every part; "
             f"missing: {places}. Try another split seed, add groups, or give split folders of your own."
         )
     return {name: table.select(np.flatnonzero(parts == part)) for part, name in enumerate(names)}
+
+
+def _shown(table: ImageTable, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the position and the label of each class that each image shows, int64 [pairs].
+
+    Where images may show several, each shows one class more, number `num_classes`: so images that show none are shared out like
+    the others, and parts get their share of images.
+    """
+    every = np.arange(len(table))
+    if not table.multi_label:
+        return every, table.labels
+    rows, labels = np.nonzero(table.labels)
+    return np.append(rows, every), np.append(labels, np.full(len(table), num_classes))
 
 
 def subset(
@@ -134,9 +154,12 @@ def subset(
     """Take a stratified subset of a split: `total` images in proportion to the classes, or `each` of every class.
 
     Raises:
-        DataError: when `total` is below the number of classes, or a class has fewer than `each` images.
+        DataError: when `total` is below the number of classes, or a class has fewer than `each` images; when images may show
+            several classes and `each` is asked for.
     """
     counts = table.class_counts(len(class_names))
+    if table.multi_label:
+        return _subset_of_several(table, split_seed, total=total, each=each, split=split)
     if each is not None:
         few = [f"'{class_names[c]}' ({counts[c]})" for c in np.flatnonzero(counts < each)]
         if few:
@@ -165,3 +188,20 @@ def subset(
             keep[position] = True
             seen[label] += 1
     return table.select(np.flatnonzero(keep))
+
+
+def _subset_of_several(table: ImageTable, split_seed: int, *, total: int | None, each: int | None, split: str) -> ImageTable:
+    """Take a subset of images that may show several classes; see `subset`."""
+    if each is not None:
+        raise DataError(
+            "data.samples_per_class: an image of several classes counts for each of them, so that no choice of images has the "
+            "same number of every class; use data.max_train_samples"
+        )
+    if total is None or total >= len(table):
+        return table
+    chosen = spread_subset(table.labels, total, hash_order(table.sample_ids, split_seed))
+    if (found := int(chosen.sum())) > total:
+        raise DataError(
+            f"data.max_{split}_samples: expected at least {found}, so that every class is on one of the images; found {total}"
+        )
+    return table.select(np.flatnonzero(chosen))

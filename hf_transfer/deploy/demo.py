@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..backbones.backbone import Backbone
 from ..data.images import decode_rgb
 from ..errors import RunDirectoryError, UserError, listed, require
 from ..evaluation.labels import model_class_names
 from ..evaluation.predictions import Predictions
+from ..evaluation.thresholds import model_thresholds
 from ..run_directory import replacing
 from .destination import check_destination
 from .predict import Classifier
@@ -25,6 +28,8 @@ _EXAMPLES = 6
 _SWEEP_SECONDS, _SECONDS_KEPT = 300, 3600  # how often uploaded files are looked over, and how old they may be
 _LARGEST_FILE = "64mb"
 
+_NONE = "none of the classes"
+
 _SPACE_APP = '''"""Classify an image; see README.md."""
 
 import gradio as gr
@@ -33,11 +38,7 @@ from transformers import pipeline
 classifier = pipeline("image-classification", model="model")
 
 
-def classify(path):
-    """Return the most probable classes of an image file with their probabilities."""
-    # The most probable last: where two classes have one name, its probability is kept.
-    return {{answer["label"]: answer["score"] for answer in classifier(path, top_k={top_k})[::-1]}} if path else None
-
+{classify}
 
 gr.Interface(
     classify,
@@ -51,6 +52,26 @@ gr.Interface(
     description={line},
     analytics_enabled=False,
 ).launch()
+'''
+
+
+_ONE_CLASS = '''def classify(path):
+    """Return the most probable classes of an image file with their probabilities."""
+    # The most probable last: where two classes have one name, its probability is kept.
+    return {{answer["label"]: answer["score"] for answer in classifier(path, top_k={top_k})[::-1]}} if path else None
+'''
+
+_SEVERAL_CLASSES = '''config = classifier.model.config
+thresholds = {{config.id2label[label]: threshold for label, threshold in enumerate({thresholds})}}
+
+
+def classify(path):
+    """Return the classes of an image file that reach their thresholds, with their probabilities."""
+    if not path:
+        return None
+    answers = classifier(path, function_to_apply="sigmoid", top_k=len(thresholds))
+    said = {{answer["label"]: answer["score"] for answer in answers if answer["score"] >= thresholds[answer["label"]]}}
+    return said or "{none}"
 '''
 
 
@@ -111,14 +132,18 @@ def _test_images(path: Path) -> tuple[Path, ...]:
     except RunDirectoryError:  # the page does without
         return ()
     first: dict[int, Path] = {}
-    for label, file in zip(saved.labels.tolist(), saved.paths, strict=True):
-        if label not in first and file is not None and Path(file).is_file():
-            first[label] = Path(file)
+    for labels, file in zip(saved.labels, saved.paths, strict=True):
+        shown = np.flatnonzero(labels).tolist() if saved.multi_label else [int(labels)]
+        new = [label for label in shown if label not in first]
+        if new and file is not None and Path(file).is_file():
+            first[new[0]] = Path(file)
     return tuple(first[label] for label in sorted(first))[:_EXAMPLES]
 
 
 def build_demo(classifier: Classifier, what: About, *, top_k: int = 5) -> gr.Blocks:
     """Return a page that shows the most probable classes of an image as soon as it is there.
+
+    Where an image may show several classes, it shows those that reach their thresholds, or says that none does.
 
     An uploaded file is decoded as it came, by what `predict` decodes with, so both give the same probabilities. The page asks
     no other server for anything, and counts nobody's visits.
@@ -134,7 +159,7 @@ def build_demo(classifier: Classifier, what: About, *, top_k: int = 5) -> gr.Blo
     require("gradio", "demo-ui", "the demo page")
     import gradio as gr
 
-    def classify(path: str | None) -> dict[str, float] | None:
+    def classify(path: str | None) -> dict[str, float] | str | None:
         if path is None:
             return None
         try:
@@ -143,7 +168,9 @@ def build_demo(classifier: Classifier, what: About, *, top_k: int = 5) -> gr.Blo
             raise gr.Error(f"This file cannot be read as an image: {error}", print_exception=False) from None
         (row,) = classifier.predictions([path], pixels[None], top_k)
         # Two of ImageNet's classes may have one name: the more probable one is shown.
-        return dict(reversed(list(zip(row.classes, row.probabilities, strict=True))))
+        return dict(reversed(list(zip(row.classes, row.probabilities, strict=True)))) or _NONE
+
+    shown = top_k if classifier.thresholds is None else len(classifier.class_names)
 
     with gr.Blocks(
         title=what.title, analytics_enabled=False, delete_cache=(_SWEEP_SECONDS, _SECONDS_KEPT), fill_width=False
@@ -152,7 +179,7 @@ def build_demo(classifier: Classifier, what: About, *, top_k: int = 5) -> gr.Blo
         with gr.Row(equal_height=True):
             # Without a mode of its own the component hands over the file as it was uploaded.
             image = gr.Image(type="filepath", image_mode=None, label="Image", height=360)
-            label = gr.Label(num_top_classes=top_k, label="Classes")
+            label = gr.Label(num_top_classes=shown, label="Classes")
         image.change(classify, image, label, api_name="classify", show_progress="minimal")
         if what.examples:
             gr.Examples([[str(path)] for path in what.examples], image, label="Images of the test split", cache_examples=False)
@@ -230,9 +257,16 @@ def export_space(backbone: Backbone, what: About, directory: Path, *, top_k: int
         space.mkdir()
         backbone.save(space / "model")
         examples = [_copied(path, space / "examples", number) for number, path in enumerate(what.examples, start=1)]
+        thresholds = model_thresholds(backbone.model.config)
+        several = thresholds is not None
+        classes = len(model_class_names(backbone.model.config))
+        shown = classes if several else min(top_k, classes)
+        classify = _SEVERAL_CLASSES if several else _ONE_CLASS
+        stated = [] if thresholds is None else thresholds.tolist()
         app = _SPACE_APP.format(
+            classify=classify.format(top_k=shown, thresholds=stated, none=_NONE),
             register="\nfrom hf_transfer import register\n\nregister()" if own_class else "",
-            top_k=min(top_k, len(model_class_names(backbone.model.config))),
+            top_k=shown,
             examples=repr([f"examples/{name}" for name in examples] or None),
             title=repr(what.title),
             line=repr(what.line),

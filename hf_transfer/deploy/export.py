@@ -25,6 +25,8 @@ from ..backbones.backbone import Backbone
 from ..errors import UserError, listed, require
 from ..evaluation.inference import forward_logits, prepare_model
 from ..evaluation.labels import model_class_names
+from ..evaluation.thresholds import model_thresholds
+from ..metrics.multi_label import predicted_at
 from ..run_directory import write_json
 from ..training.hardware import device_name
 from .destination import check_destination
@@ -54,29 +56,40 @@ class Parity:
         images: how many images.
         max_abs_difference: the largest difference between two logits.
         tolerance: what it may be at most.
-        argmax_equal: on how many images the predicted class is the same.
+        argmax_equal: on how many images the predicted class is the same; None where an image may show several.
+        said_equal: on how many images the same classes reach their thresholds; None where an image shows one.
     """
 
     images: int
     max_abs_difference: float
     tolerance: float
-    argmax_equal: int
+    argmax_equal: int | None
+    said_equal: int | None = None
 
     @classmethod
-    def of(cls, reference: np.ndarray, found: np.ndarray) -> Parity:
-        """Compare float32 logits [n, C]; a NaN counts as infinitely far."""
+    def of(cls, reference: np.ndarray, found: np.ndarray, thresholds: np.ndarray | None = None) -> Parity:
+        """Compare float32 logits [n, C]; a NaN counts as infinitely far. `thresholds` [C] where an image may show several."""
+        answers, equal = reference.argmax(axis=1) == found.argmax(axis=1), None
+        if thresholds is not None:
+            equal = int((predicted_at(reference, thresholds) == predicted_at(found, thresholds)).all(axis=1).sum())
         difference = np.abs(reference - found).max(initial=0.0)
         return cls(
             images=len(reference),
             max_abs_difference=float(difference) if np.isfinite(difference) else float(np.finfo(np.float32).max),
             tolerance=TOLERANCE * max(1.0, float(np.abs(reference).max(initial=0.0))),
-            argmax_equal=int((reference.argmax(axis=1) == found.argmax(axis=1)).sum()),
+            argmax_equal=int(answers.sum()) if thresholds is None else None,
+            said_equal=equal,
         )
 
     @property
     def passed(self) -> bool:
         """Whether the artefact may stand for the checkpoint."""
-        return self.max_abs_difference <= self.tolerance and self.argmax_equal == self.images
+        same = self.argmax_equal if self.said_equal is None else self.said_equal
+        return self.max_abs_difference <= self.tolerance and same == self.images
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the report says of it."""
+        return {name: value for name, value in vars(self).items() if value is not None} | {"passed": self.passed}
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -192,7 +205,7 @@ def _export(
             artefact |= {"opset": opset, "preprocessing": included}
             if included is not None:
                 artefact["input"] = {"dtype": "uint8", "shape": ["batch", "height", "width", 3], "name": "images"}
-        artefacts.append(artefact | {"parity": vars(parities[kind]) | {"passed": parities[kind].passed}})
+        artefacts.append(artefact | {"parity": parities[kind].facts()})
     return {
         "model": name,
         "architecture": type(backbone.model).__name__,
@@ -205,10 +218,15 @@ def _export(
 
 
 def _facts(backbone: Backbone) -> dict[str, Any]:
-    """Return what whoever runs an artefact has to know: the classes in the order of the logits, and how inputs are made."""
-    preprocessing = backbone.preprocessing
+    """Return what whoever runs an artefact has to know: the classes in the order of the logits, and how inputs are made.
+
+    Where an image may show several classes, each with a probability of its own, its threshold too.
+    """
+    preprocessing, thresholds = backbone.preprocessing, model_thresholds(backbone.model.config)
+    several = {} if thresholds is None else {"activation": "sigmoid", "thresholds": thresholds.tolist()}
     return {
         "class_names": model_class_names(backbone.model.config),
+        **several,
         "preprocessing": {
             "size": list(preprocessing.size),
             "interpolation": preprocessing.interpolation.value,
@@ -276,7 +294,8 @@ def _compare(
                 found[kind] += [session.run(None, {"images": np.asarray(image)[None]})[0] for image in part]
             else:
                 found[kind].append(run(pixels))
-    return {kind: Parity.of(np.concatenate(reference), np.concatenate(logits)) for kind, logits in found.items()}
+    whole, thresholds = np.concatenate(reference), model_thresholds(backbone.model.config)
+    return {kind: Parity.of(whole, np.concatenate(logits), thresholds) for kind, logits in found.items()}
 
 
 def _timing(backbone: Backbone, runs: Mapping[str, Forward], seconds: float) -> dict[str, Any]:

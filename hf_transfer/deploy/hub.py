@@ -23,8 +23,10 @@ from ..access_tokens import holds_token, without_tokens
 from ..connection import go_offline_if_unreachable, limit_waiting
 from ..errors import UserError, listed
 from ..hub_errors import HubFailure, Kind, hub_failure
+from ..metrics.headline import ACCURACY, MEAN_AVERAGE_PRECISION, Headline
 from ..report.card_metadata import check_metadata
 from ..report.card_seal import is_unedited
+from ..report.formats import finite
 from ..report.model_card import model_card_text
 from ..report.plots import EXPLANATIONS, PICTURES, SHOW_IMAGES
 from ..report.redaction import public
@@ -139,15 +141,17 @@ def push_run(run: RunDirectory, destination: Destination, *, replaced: Stated | 
     saved = SavedRun.read(run.root)
     split = saved.headline_split
     scores = {} if split is None else saved.splits[split]
-    figure = f": {split} accuracy {scores['accuracy']:.4f}, n {scores.get('n')}" if "accuracy" in scores else ""
+    headline = saved.headline
+    reached = finite(scores.get(headline.key))
+    figure = "" if reached is None else f": {split} {headline.name} {reached:.4f}, n {scores.get('n')}"
     with reaching_the_hub(run, destination):
         repository = Repository.open(repo_id, destination)
         head = repository.look()
         there = replaced or repository.stated(head)
-        if there is not None and there.accuracy > scores.get("accuracy", 1.0):
+        if there is not None and there.headline == headline and reached is not None and there.value > reached:
             print(
-                f"warning: {repo_id} holds a model with accuracy {there.accuracy:.4f} on {there.where}; the one that replaces "
-                f"it has {scores['accuracy']:.4f} on its {split} split. The other stays at revision {there.commit}",
+                f"warning: {repo_id} holds a model with {headline.name} {there.value:.4f} on {there.where}; the one that "
+                f"replaces it has {reached:.4f} on its {split} split. The other stays at revision {there.commit}",
                 file=sys.stderr,
             )
         published = repository.commit(head, content, f"{run.root.resolve().name}{figure}")
@@ -294,14 +298,16 @@ class Stated:
     """What the card of a repository says of its model.
 
     Args:
-        accuracy: the first accuracy of its results.
+        value: the first accuracy or mean average precision of its results.
         where: on what.
         commit: the commit that holds it.
+        headline: which of the two it is.
     """
 
-    accuracy: float
+    value: float
     where: str
     commit: str
+    headline: Headline = ACCURACY
 
 
 class Repository:
@@ -367,11 +373,12 @@ class Repository:
             results = card.data.eval_results or []
         except Exception:  # a card that cannot be parsed says nothing of its model
             return None
-        stated = [result for result in results if result.metric_type == "accuracy" and isinstance(result.metric_value, float)]
+        known = {headline.key: headline for headline in (ACCURACY, MEAN_AVERAGE_PRECISION)}
+        stated = [result for result in results if result.metric_type in known and isinstance(result.metric_value, float)]
         if not stated:
             return None
         where = f"the {stated[0].dataset_split or 'unnamed'} split of {stated[0].dataset_name}"
-        return Stated(stated[0].metric_value, where, str(head.sha))
+        return Stated(stated[0].metric_value, where, str(head.sha), known[stated[0].metric_type])
 
     def commit(
         self,

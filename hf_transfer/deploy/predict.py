@@ -17,6 +17,7 @@ from ..data.loose_images import LooseImage, read_batches
 from ..errors import BackboneError, UserError
 from ..evaluation.inference import forward_logits, prepare_model, probabilities
 from ..evaluation.labels import model_class_names
+from ..evaluation.thresholds import model_thresholds
 from ..training.hardware import bf16_pays, keep_freed_memory
 
 Precision = Literal["fp32", "bf16", "auto"]
@@ -28,15 +29,18 @@ class Prediction:
 
     Args:
         file: the image's file or address.
-        classes: names of the most probable classes, the most probable first.
+        classes: names of the most probable classes, the most probable first; where an image may show several classes, those at
+            or above their thresholds, and there may be none.
         probabilities: theirs, between 0 and 1.
         logits: float32 [C], in the order of the model's classes.
+        every: class to probability, of all classes, where an image may show several; None where it shows one.
     """
 
     file: str
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     logits: np.ndarray
+    every: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Classifier:
         device: where to compute.
         precision: "fp32" gives the logits that evaluation gives; "bf16" computes under autocast; "auto" takes bf16 where that
             is faster.
+
+    Attributes:
+        thresholds: float64 [C], from which probability each class is said where an image may show several; None where it shows
+            one.
     """
 
     def __init__(self, backbone: Backbone, *, device: torch.device, precision: Precision = "fp32") -> None:
@@ -63,6 +71,7 @@ class Classifier:
         self.device = device
         self.preprocessing = backbone.preprocessing
         self.class_names = model_class_names(backbone.model.config)
+        self.thresholds = model_thresholds(backbone.model.config)
         self.bf16 = precision == "bf16" or (precision == "auto" and bf16_pays(device.type == "cpu"))
         self._layout = torch.channels_last if backbone.is_convolutional else torch.contiguous_format
         self._model = backbone.model
@@ -86,15 +95,29 @@ class Classifier:
         Args:
             files: their names.
             pixels: float32 [n, 3, height, width].
-            top_k: how many classes a row names; all of them where there are fewer.
+            top_k: how many classes a row names; all of them where there are fewer. Where an image may show several classes, a
+                row names those at or above their thresholds instead.
         """
         logits = self.logits(pixels)
         scores = probabilities(logits, self._model.config)
+        if self.thresholds is not None:
+            yield from self._said(files, logits, scores, self.thresholds)
+            return
         order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
         for file, best, row, chances in zip(files, order, logits, scores, strict=True):
             yield Prediction(
                 file, tuple(self.class_names[label] for label in best), tuple(float(chances[label]) for label in best), row
             )
+
+    def _said(
+        self, files: Sequence[str], logits: np.ndarray, scores: np.ndarray, thresholds: np.ndarray
+    ) -> Iterator[Prediction]:
+        for file, row, chances in zip(files, logits, scores, strict=True):
+            said = np.flatnonzero(chances >= thresholds)
+            said = said[np.argsort(-chances[said], kind="stable")]
+            named = tuple(self.class_names[label] for label in said)
+            every = dict(zip(self.class_names, chances.tolist(), strict=True))
+            yield Prediction(file, named, tuple(float(chances[label]) for label in said), row, every)
 
 
 def predict_images(
@@ -115,7 +138,7 @@ def predict_images(
         images: any number of images; two batches of inputs are held at a time.
         device: where to compute.
         batch_size: images at a time.
-        top_k: how many classes a row names; all of them where there are fewer.
+        top_k: see `Classifier.predictions`.
         precision: see `Classifier`.
 
     Raises:

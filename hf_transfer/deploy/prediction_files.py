@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from ..data.sources.columns import LABEL_SEPARATORS
 from ..errors import UserError
 from ..run_directory import replacing
 from .destination import check_destination
@@ -41,13 +42,25 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def prediction_file(path: Path, class_names: Sequence[str], top_k: int, *, logits: bool = False) -> Iterator[RowWriter]:
+def prediction_file(
+    path: Path,
+    class_names: Sequence[str],
+    top_k: int,
+    *,
+    logits: bool = False,
+    thresholds: Sequence[float] | None = None,
+) -> Iterator[RowWriter]:
     """Give the function that writes rows into a file, which appears under its name when the block ends without an error.
 
     - CSV: file, class, probability, class_2, probability_2 and so on; with logits a column `logit NAME` for each class.
     - JSON: what `json_rows` writes. JSON lines: one of its predictions a line.
     - parquet: file, class, probability, classes (list), probabilities (list), and logits (list); the names of all classes, in
       the order of the logits, are in its metadata as `class_names`.
+
+    Where an image may show several classes, `classes` are those at or above their thresholds, and there may be none: in CSV a
+    text with `|` between them (`|` alone says none), behind it a column `probability NAME` for each class, so that the file can
+    be read as a data set; in JSON see `json_rows`; in parquet lists, with `every_probability` (list, a value a class) and the
+    thresholds in the metadata.
 
     Only JSON lists unreadable images too.
 
@@ -56,6 +69,7 @@ def prediction_file(path: Path, class_names: Sequence[str], top_k: int, *, logit
         class_names: the model's classes, in the order of its logits.
         top_k: how many classes a row names at most.
         logits: write the logits as well.
+        thresholds: from which probability each class is said, where an image may show several.
 
     Raises:
         UserError: when the file cannot be written.
@@ -64,7 +78,7 @@ def prediction_file(path: Path, class_names: Sequence[str], top_k: int, *, logit
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             if path.suffix.lower() == ".parquet":
-                with _parquet_rows(temporary, class_names, logits) as write:
+                with _parquet_rows(temporary, class_names, logits, thresholds) as write:
                     yield write
             else:
                 with temporary.open("w", encoding="utf-8", newline="") as stream:
@@ -73,6 +87,8 @@ def prediction_file(path: Path, class_names: Sequence[str], top_k: int, *, logit
                             yield write
                     elif path.suffix.lower() == ".jsonl":
                         yield _json_lines(stream, logits)
+                    elif thresholds is not None:
+                        yield _csv_labels(stream, class_names, logits)
                     else:
                         yield _csv_rows(stream, class_names, min(top_k, len(class_names)), logits)
     except OSError as error:
@@ -84,7 +100,8 @@ def json_rows(stream: TextIO, *, logits: bool = False) -> Iterator[RowWriter]:
     """Give the function that writes rows as one JSON object, `{"predictions": [...], "unreadable": [...]}`.
 
     A prediction is `{"file", "class", "probability", "top": [{"class", "probability"}], "logits"}`, an unreadable image
-    `{"file", "reason"}`.
+    `{"file", "reason"}`. Where an image may show several classes, a prediction is `{"file", "classes": [{"class",
+    "probability"}], "probabilities": {class: probability}, "logits"}`, its classes those at or above their thresholds.
     """
     unreadable: list[Unreadable] = []
     first = True
@@ -104,13 +121,14 @@ def json_rows(stream: TextIO, *, logits: bool = False) -> Iterator[RowWriter]:
 
 
 def _json(row: Prediction, logits: bool) -> str:
-    ranked = zip(row.classes, row.probabilities, strict=True)
-    content: dict[str, Any] = {
-        "file": row.file,
-        "class": row.classes[0],
-        "probability": row.probabilities[0],
-        "top": [{"class": name, "probability": probability} for name, probability in ranked],
-    }
+    ranked = [
+        {"class": name, "probability": probability} for name, probability in zip(row.classes, row.probabilities, strict=True)
+    ]
+    content: dict[str, Any] = {"file": row.file}
+    if row.every is not None:
+        content |= {"classes": ranked, "probabilities": row.every}
+    else:
+        content |= {"class": row.classes[0], "probability": row.probabilities[0], "top": ranked}
     if logits:
         content["logits"] = row.logits.tolist()
     return json.dumps(content, ensure_ascii=False, allow_nan=False)
@@ -138,20 +156,41 @@ def _csv_rows(stream: TextIO, class_names: Sequence[str], top_k: int, logits: bo
     return write
 
 
+def _csv_labels(stream: TextIO, class_names: Sequence[str], logits: bool) -> RowWriter:
+    """Return what writes a row of a model that may say several classes; the text of its classes is one that a data set has."""
+    between = next((mark for mark in LABEL_SEPARATORS if not any(mark in name for name in class_names)), LABEL_SEPARATORS[0])
+    lines = csv.writer(stream, lineterminator="\n")
+    header = ["file", "classes", *(f"probability {name}" for name in class_names)]
+    lines.writerow(header + ([f"logit {name}" for name in class_names] if logits else []))
+
+    def write(row: Prediction | Unreadable) -> None:
+        if isinstance(row, Prediction) and row.every is not None:
+            said = between.join(row.classes) or between
+            lines.writerow([row.file, said, *row.every.values(), *(row.logits.tolist() if logits else [])])
+
+    return write
+
+
 @contextlib.contextmanager
-def _parquet_rows(path: Path, class_names: Sequence[str], logits: bool) -> Iterator[RowWriter]:
+def _parquet_rows(
+    path: Path, class_names: Sequence[str], logits: bool, thresholds: Sequence[float] | None
+) -> Iterator[RowWriter]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    several = thresholds is not None
     fields = [
         ("file", pa.string()),
-        ("class", pa.string()),
-        ("probability", pa.float64()),
+        *([] if several else [("class", pa.string()), ("probability", pa.float64())]),
         ("classes", pa.list_(pa.string())),
         ("probabilities", pa.list_(pa.float64())),
+        *([("every_probability", pa.list_(pa.float64()))] if several else []),
         *([("logits", pa.list_(pa.float32()))] if logits else []),
     ]
-    schema = pa.schema(fields, metadata={"class_names": json.dumps(list(class_names))})
+    metadata = {"class_names": json.dumps(list(class_names))}
+    if thresholds is not None:
+        metadata["thresholds"] = json.dumps(list(thresholds))
+    schema = pa.schema(fields, metadata=metadata)
     held: list[dict[str, Any]] = []
     with pq.ParquetWriter(path, schema) as writer:
 
@@ -163,8 +202,12 @@ def _parquet_rows(path: Path, class_names: Sequence[str], logits: bool) -> Itera
         def write(row: Prediction | Unreadable) -> None:
             if not isinstance(row, Prediction):
                 return
-            content = {"file": row.file, "class": row.classes[0], "probability": row.probabilities[0]}
-            held.append(content | {"classes": row.classes, "probabilities": row.probabilities, "logits": row.logits})
+            content: dict[str, Any] = {"file": row.file, "classes": row.classes, "probabilities": row.probabilities}
+            if row.every is not None:
+                content["every_probability"] = list(row.every.values())
+            else:
+                content |= {"class": row.classes[0], "probability": row.probabilities[0]}
+            held.append(content | {"logits": row.logits})
             if len(held) == _PARQUET_ROWS:
                 flush()
 

@@ -30,7 +30,7 @@ from .hub import (
     repository_id,
 )
 
-_METRICS = ("accuracy", "macro_f1", "loss")
+_METRICS = ("accuracy", "mean_average_precision", "macro_f1", "loss")
 Save = Literal["every_save", "checkpoint", "all_checkpoints"]
 
 
@@ -144,8 +144,8 @@ def _warn(repository: Repository, there: Stated | None) -> None:
     """Say what the first push of a training replaces."""
     if there is not None:
         print(
-            f"warning: {repository.repo_id} holds a model with accuracy {there.accuracy:.4f} on {there.where}; the models of "
-            f"this training replace it from now on. The other stays at revision {there.commit}",
+            f"warning: {repository.repo_id} holds a model with {there.headline.name} {there.value:.4f} on {there.where}; the "
+            f"models of this training replace it from now on. The other stays at revision {there.commit}",
             file=sys.stderr,
         )
 

@@ -37,10 +37,13 @@ from ..errors import DataError, RunDirectoryError, UserError, listed, require
 from ..evaluation.inference import prepare_model
 from ..evaluation.labels import align_labels, model_class_names
 from ..evaluation.predictions import Predictions
+from ..evaluation.thresholds import model_thresholds
 from ..features.extraction import probe_layers
 from ..features.frozen import probe_heads
 from ..metrics.arrays import predicted_classes
+from ..metrics.multi_label import predicted_at
 from ..metrics.paired import compare_paired
+from ..metrics.ranking_verdict import compare_rankings
 from ..run_directory import RunDirectory, replacing, write_json
 from ..training.hardware import device_name, keep_freed_memory
 from .destination import check_destination
@@ -167,6 +170,7 @@ def quantized_backbone(backbone: Backbone, calibration: Iterable[torch.Tensor], 
         architecture=getattr(stock, "architecture", None) or stock.model_type,
         arguments={"bytes": len(graph), "parameters": backbone.parameter_count},
         head={"path": "head", "in_features": width, "hidden": []},
+        problem_type=stock.problem_type,
         **label_arguments(model_class_names(stock)),
     )
     model = TransferForImageClassification(config)
@@ -288,10 +292,14 @@ def quantize_run(
         table = splits.tables["test"]
         alignment = align_labels(splits.class_names, model_class_names(backbone.model.config), None)
         logits = alignment.apply(_int8_logits(path, ImageDataset(table, backbone.preprocessing)))
-        found = Predictions.of(table, logits, predicted_classes(logits), splits.class_names)
+        limits = float_predictions.thresholds
+        predicted = predicted_classes(logits) if limits is None else predicted_at(logits, limits)
+        found = Predictions.of(table, logits, predicted, splits.class_names, limits)
         found.write(folder / _PREDICTIONS / "test.parquet")
         if found.sample_ids != float_predictions.sample_ids:
             raise DataError(f"{directory.predictions}: test.parquet speaks of other images than the run's test split")
+        if limits is not None:
+            return _compared_labels(float_predictions, found)
         comparison = compare_paired(
             float_predictions.labels == float_predictions.predicted, found.labels == np.asarray(found.predicted)
         )
@@ -300,6 +308,18 @@ def quantize_run(
         return {"accuracy": accuracy, "same_class": {"images": len(table), "count": same, "measured_on": "test images"}}
 
     return _write(str(directory.root), backbone, output, mode, calibration, score, seconds)
+
+
+def _compared_labels(before: Predictions, after: Predictions) -> dict[str, Any]:
+    """Return how the mean average precision of the copy differs, and on how many images it says the same classes."""
+    same = int((before.predicted == after.predicted).all(axis=1).sum())
+    told: dict[str, Any] = {"same_classes": {"images": len(before.labels), "count": same, "measured_on": "test images"}}
+    groups = before.groups if before.groups is not None and len(set(before.groups)) > 1 else None
+    if before.labels.any() and len(before.labels) > 1:
+        found = compare_rankings(before.logits, after.logits, before.labels, groups)
+        ranking = {"split": "test", **asdict(found), "difference_ci95": list(found.difference_ci95)}
+        told["mean_average_precision"] = ranking
+    return told
 
 
 def quantize_other(
@@ -332,10 +352,16 @@ def quantize_other(
         if images is None:
             return {}
         before, after = _torch_forward(backbone), onnx_forward(path)
-        same = [before(pixels).argmax(1) == after(pixels).argmax(1) for pixels in images]
+        limits = model_thresholds(backbone.model.config)
+
+        def answers(logits: np.ndarray) -> np.ndarray:
+            return logits.argmax(axis=1)[:, None] if limits is None else predicted_at(logits, limits)
+
+        same = [(answers(before(pixels)) == answers(after(pixels))).all(axis=1) for pixels in images]
         agreement = np.concatenate(same)
         measured_on = "calibration images" if mode == "static" else "other images"
-        return {"same_class": {"images": len(agreement), "count": int(agreement.sum()), "measured_on": measured_on}}
+        key = "same_class" if limits is None else "same_classes"
+        return {key: {"images": len(agreement), "count": int(agreement.sum()), "measured_on": measured_on}}
 
     calibration = _Calibration("other images", images.names, images) if images is not None and mode == "static" else None
     return _write(name, backbone, output, mode, calibration, score, seconds)

@@ -9,6 +9,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from ..data.dataset import Batch, Collate, ImageDataset
+from ..data.decoding import Decoder
 from ..data.table import ImageTable
 from ..data.transforms import Preprocessing
 from .views import View
@@ -21,10 +22,13 @@ class ViewedImages(Dataset):
         table: the images.
         preprocessing: of the model's checkpoint; it follows every view.
         views: what is made of each image before.
+        decoder: how images are decoded, see `ImageDataset`.
     """
 
-    def __init__(self, table: ImageTable, preprocessing: Preprocessing, views: Sequence[View]) -> None:
-        self.images = ImageDataset(table, preprocessing)
+    def __init__(
+        self, table: ImageTable, preprocessing: Preprocessing, views: Sequence[View], decoder: Decoder | None = None
+    ) -> None:
+        self.images = ImageDataset(table, preprocessing, decoder=decoder)
         self.preprocessing = preprocessing
         self.views = tuple(views)
 
@@ -32,12 +36,12 @@ class ViewedImages(Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        """Return {"pixel_values": float32 [3, height, width], "labels": int} of each view of one image.
+        """Return {"pixel_values": float32 [3, height, width], "labels": as of the image} of each view of one image.
 
         Raises:
             DataError: naming the image, when it cannot be read.
         """
-        image, label = self.images.image(index), int(self.images.table.labels[index])
+        image, label = self.images.image(index), self.images.label(index)
         sample_id = str(self.images.table.sample_ids[index])
         return [{"pixel_values": self.preprocessing(view(image, sample_id)), "labels": label} for view in self.views]
 
@@ -53,5 +57,5 @@ class ViewCollate:
         self.collate = Collate(channels_last)
 
     def __call__(self, items: list[list[dict[str, Any]]]) -> Batch:
-        """Return {"pixel_values": float32 [n V, 3, height, width], "labels": int64 [n V]}."""
+        """Return {"pixel_values": float32 [n V, 3, height, width], "labels": as `Collate` stacks them, [n V, ...]}."""
         return self.collate(list(itertools.chain.from_iterable(items)))

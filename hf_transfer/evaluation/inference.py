@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
 from ..backbones.precision import full_precision
 from ..backbones.streams import in_streams, stream_count
 from ..data.dataset import own_part
+from ..data.decoding import evaluation_decoder
 from ..data.table import ImageTable
 from ..data.transforms import Preprocessing
 from .augmented import ViewCollate, ViewedImages
@@ -29,6 +31,7 @@ def predict_logits(
     workers: int,
     channels_last: bool,
     description: str = "",
+    decoding: str = "full",
 ) -> np.ndarray:
     """Return float32 logits [n, C] for the images of a table, on every process: `predict_views` of the images as they are."""
     logits = predict_views(
@@ -41,6 +44,7 @@ def predict_logits(
         workers=workers,
         channels_last=channels_last,
         description=description,
+        decoding=decoding,
     )
     return logits[:, 0]
 
@@ -56,6 +60,7 @@ def predict_views(
     workers: int,
     channels_last: bool,
     description: str = "",
+    decoding: str = "full",
 ) -> np.ndarray:
     """Return float32 logits [n, V, C] for V views of each image of a table, on every process; each image is decoded once.
 
@@ -73,6 +78,7 @@ def predict_views(
         workers: loader processes.
         channels_last: compute in NHWC memory layout.
         description: what the progress bar says.
+        decoding: how images are decoded, see `evaluation_decoder`.
 
     Raises:
         DataError: naming an image that cannot be read.
@@ -86,7 +92,7 @@ def predict_views(
     own = own_part(len(table), state.process_index, state.num_processes)
     images_at_a_time = max(1, batch_size // len(views))
     loader = DataLoader(
-        Subset(ViewedImages(table, preprocessing, views), own),
+        Subset(ViewedImages(table, preprocessing, views, evaluation_decoder(decoding, preprocessing.size)), own),
         batch_size=images_at_a_time,
         num_workers=workers if len(own) > images_at_a_time else 0,
         collate_fn=ViewCollate(channels_last),
@@ -138,17 +144,23 @@ def probabilities(logits: np.ndarray, config: Any) -> np.ndarray:
     return (scores.sigmoid() if independent else scores.softmax(dim=1)).numpy()
 
 
-def tta_scores(logits: np.ndarray) -> np.ndarray:
+def tta_scores(logits: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
     """Return what test-time augmentation says: the logarithm of the mean of the views' softmax probabilities.
 
     With V views, log p = logsumexp_v(log_softmax(logits_v)) - log V, computed in float64. Its softmax is the mean probability,
-    so it takes the place of logits in every metric.
+    so it takes the place of logits in every metric. Where an image may show several classes it is log p - log(1 - p) of the
+    mean p of the views' sigmoids, whose sigmoid is that mean.
 
     Args:
         logits: float32 [n, V, C].
+        multi_label: whether an image may show several classes, or none.
 
     Returns:
         float32 [n, C].
     """
-    log_probabilities = torch.from_numpy(logits).double().log_softmax(dim=2)
+    scores = torch.from_numpy(logits).double()
+    if multi_label:
+        shown, absent = (functional.logsigmoid(sign * scores).logsumexp(dim=1) for sign in (1, -1))
+        return (shown - absent).float().numpy()
+    log_probabilities = scores.log_softmax(dim=2)
     return (log_probabilities.logsumexp(dim=1) - math.log(logits.shape[1])).float().numpy()

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..data.class_names import composed
+from ..data.sources.folders import natural_order
 from ..errors import LabelError, listed, nearest
 from ..metrics.arrays import predicted_classes
 
@@ -45,14 +47,25 @@ class LabelAlignment:
 
 
 def model_class_names(config: Any) -> list[str]:
-    """Return a checkpoint's class names in the order of its logits."""
+    """Return a checkpoint's class names in the order of its logits: those of `id2label`, as everyone reads it.
+
+    What `label2id` says is not looked at: where the two contradict each other, nobody can tell which was meant.
+
+    Raises:
+        LabelError: when `id2label` does not number the classes from 0.
+    """
+    if sorted(config.id2label) != list(range(config.num_labels)):
+        raise LabelError(
+            f"model.backbone: expected names of the classes 0 to {config.num_labels - 1} in id2label of the checkpoint's "
+            f"config.json, found {listed(map(str, sorted(config.id2label)))}; number them as its logits are"
+        )
     return [str(config.id2label[label]) for label in range(config.num_labels)]
 
 
 def align_labels(
     class_names: Sequence[str], model_classes: Sequence[str], label_map: str | Mapping[str, Sequence[str]] | None
 ) -> LabelAlignment:
-    """Match the classes of a data set with those of a checkpoint.
+    """Match the classes of a data set with those of a checkpoint, letter by letter; accents may be composed or not.
 
     Args:
         class_names: classes of the data set.
@@ -63,11 +76,14 @@ def align_labels(
     Raises:
         LabelError: when the two sets differ and no map is given, or the map names what does not exist.
     """
+    class_names, model_classes = [composed(name) for name in class_names], [composed(name) for name in model_classes]
     columns: dict[str, list[int]] = {}
     for column, name in enumerate(model_classes):
         columns.setdefault(name, []).append(column)
     same = set(class_names) == set(model_classes) and len(columns) == len(model_classes)
     mapping = read_shipped_map(label_map) if isinstance(label_map, str) else label_map
+    if mapping is not None:
+        mapping = {composed(name): [composed(target) for target in targets] for name, targets in mapping.items()}
     if same and mapping is not None and not any(target in columns for targets in mapping.values() for target in targets):
         mapping = None
     if mapping is None:
@@ -76,6 +92,7 @@ def align_labels(
                 f"evaluation: the classes of the data set and of the checkpoint differ.\n"
                 f"  data set ({len(class_names)}): {listed(class_names)}\n"
                 f"  checkpoint ({len(model_classes)}): {listed(model_classes)}\n"
+                f"{_differences(class_names, model_classes)}"
                 "They are matched by name. Rename the classes, or say with evaluation.label_map which of the checkpoint's "
                 f"stand for each class of the data set; maps that are shipped: {', '.join(shipped_maps())}."
             )
@@ -98,6 +115,17 @@ def align_labels(
     if len(unmapped) == len(class_names):
         raise LabelError("evaluation.label_map: maps no class of the data set")
     return LabelAlignment(list(class_names), mapped, unmapped, exact=False)
+
+
+def _differences(class_names: Sequence[str], model_classes: Sequence[str]) -> str:
+    """Return lines on the names that only one side has, where some are those of both: long lists hide one that differs."""
+    ours = [name for name in class_names if name not in model_classes]
+    theirs = [name for name in model_classes if name not in class_names]
+    if len(ours) == len(class_names):
+        return ""
+    twice = sorted({name for name in model_classes if model_classes.count(name) > 1}, key=natural_order)
+    lines = {"only in the data set": ours, "only in the checkpoint": theirs, "several times in the checkpoint": twice}
+    return "".join(f"  {words}: {listed(names)}\n" for words, names in lines.items() if names)
 
 
 def shipped_maps() -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,16 @@ def explain_run(
                 continue
             names = [paths[sample_id] or sample_id for sample_id in ids]
             sizes, inputs = zip(*(found[sample_id] for sample_id in ids), strict=True)
-            images = explain_batch(backbone, view, question, names, sizes, torch.stack(inputs))
-            sheet.append(_row(class_names.index(predictions.class_names[label]), images, class_names))
-            rows += [row for image in images for row in rows_of(image, question, class_names, PICTURE)]
+            own = class_names.index(predictions.class_names[label])
+            # Of several classes an image may show, a row is about its own.
+            asked = replace(question, target=own) if predictions.multi_label and question.kind.of_class else question
+            images = explain_batch(backbone, view, asked, names, sizes, torch.stack(inputs))
+            if predictions.multi_label:
+                shown = dict(zip(predictions.sample_ids, predictions.labels[:, label].tolist(), strict=True))
+                sheet.append(_label_row(own, images, [shown[sample_id] for sample_id in ids], class_names))
+            else:
+                sheet.append(_row(own, images, class_names))
+            rows += [row for image in images for row in rows_of(image, asked, class_names, PICTURE)]
     if not sheet:
         raise UserError(f"{run.root}: its test images cannot be read any more ({listed(gone, 3)}); name images to explain.")
     output.mkdir(parents=True, exist_ok=True)
@@ -96,10 +105,15 @@ def choose_images(predictions: Predictions, *, correct: int = 2, wrong: int = 2)
         correct: recognised images of a class, at most.
         wrong: mistaken images of a class, at most.
 
+    Where images may show several classes, recognised are those that show the class and of which it was said; mistakes those
+    where it was missed or said though not there, in turn the surest of each.
+
     Returns:
         Class to positions in the predictions: recognised ones, then mistakes. Classes come in label order, without those
         that have no image.
     """
+    if predictions.multi_label:
+        return _choose_of_labels(predictions, correct, wrong)
     right = predictions.labels == predictions.predicted
     mistakes = np.bincount(predictions.labels[~right], minlength=len(predictions.class_names))
     shown = sorted(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES].tolist())
@@ -114,6 +128,44 @@ def choose_images(predictions: Predictions, *, correct: int = 2, wrong: int = 2)
         if len(own) or len(lost):
             chosen[label] = [*own[spread].tolist(), *worst.tolist()]
     return chosen
+
+
+def _choose_of_labels(predictions: Predictions, correct: int, wrong: int) -> dict[int, list[int]]:
+    labels, predicted, logits = predictions.labels, predictions.predicted, predictions.logits
+    mistakes = (labels != predicted).sum(axis=0)
+    chosen = {}
+    for label in sorted(np.argsort(-mistakes, kind="stable")[:MOST_CLASSES].tolist()):
+        own = np.flatnonzero(labels[:, label] & predicted[:, label])
+        spread = np.linspace(0, max(0, len(own) - 1), min(correct, len(own))).round().astype(int)
+        missed = np.flatnonzero(labels[:, label] & ~predicted[:, label])
+        invented = np.flatnonzero(~labels[:, label] & predicted[:, label])
+        ordered = [
+            missed[np.argsort(logits[missed, label], kind="stable")].tolist(),
+            invented[np.argsort(-logits[invented, label], kind="stable")].tolist(),
+        ]
+        surest = [place for pair in zip_longest(*ordered) for place in pair if place is not None][:wrong]
+        if len(own) or surest:
+            chosen[label] = [*own[spread].tolist(), *surest]
+    return chosen
+
+
+def _label_row(label: int, images: Sequence[ExplainedImage], shown: Sequence[bool], class_names: Sequence[str]) -> Row:
+    """Return the row of one of several classes: each image beside the map of that class.
+
+    Args:
+        label: the class.
+        images: with one explanation each.
+        shown: whether each image shows the class.
+        class_names: of the model.
+    """
+    tiles = []
+    for image, there in zip(images, shown, strict=True):
+        said = label in (image.said or ())
+        what = ("recognised" if said else "missed") if there else "said, not there" if said else "not there"
+        wrong = there != said
+        tiles += [Tile(image.picture, short_name(image.name), wrong=wrong)]
+        tiles += [tile_of(image, image.explanations[0], f"{what}\n{image.probabilities[label]:.3f}", wrong=wrong)]
+    return Row(class_names[label], tiles)
 
 
 def _row(label: int, images: Sequence[ExplainedImage], class_names: Sequence[str]) -> Row:
@@ -131,6 +183,13 @@ def _heading(predictions: Predictions, question: Question) -> str:
     count = len(predictions.class_names)
     which = f"the {MOST_CLASSES} of {count} classes with the most mistakes" if count > MOST_CLASSES else f"all {count} classes"
     about = "of the predicted class" if question.kind.of_class else "the same for every class"
+    if predictions.multi_label:
+        about = "of the class of the row" if question.kind.of_class else about
+        return (
+            f"What the model looked at: {question.method}, {about}\n"
+            f"Test images by class ({which}): some that show it and of which it was said, then in red those where it was "
+            "missed or said though not there; a ring marks the largest value."
+        )
     return (
         f"What the model looked at: {question.method}, {about}\n"
         f"Test images by true class ({which}): recognised ones, then in red the mistakes it was surest of; "

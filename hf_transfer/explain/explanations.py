@@ -17,6 +17,7 @@ from ..data.dataset import sample_seed
 from ..errors import UserError, listed, nearest
 from ..evaluation.inference import probabilities
 from ..evaluation.labels import model_class_names
+from ..evaluation.thresholds import model_thresholds
 from .cam import DEPTHS, depths, in_eval_mode, submodule
 from .faithfulness import insertion_deletion
 from .integrated_gradients import completeness_delta
@@ -36,7 +37,8 @@ class Question:
         method: a name in `METHODS`.
         layers: (shown name, path) of each layer; one (``, None) for a method without layers.
         target: the class to explain; None for the most probable ones.
-        top_k: how many of the most probable classes are explained.
+        top_k: how many of the most probable classes are explained; of a model that may say several classes of an image, 1
+            stands for those that it says, or the most probable one where it says none.
         faithfulness: whether insertion and deletion curves are computed.
     """
 
@@ -86,12 +88,15 @@ class ExplainedImage:
         picture: float32 [H, W, 3], values 0 to 1: what the network saw.
         probabilities: float64 [C].
         explanations: target by target, each layer by layer.
+        said: the classes that reach their thresholds, the most probable first, where there may be several; None where one is
+            predicted.
     """
 
     name: str
     picture: np.ndarray
     probabilities: np.ndarray
     explanations: list[Explanation]
+    said: tuple[int, ...] | None = None
 
     @property
     def predicted(self) -> int:
@@ -191,25 +196,47 @@ def explain_batch(
     with full_precision(pixels.device):
         with torch.no_grad():
             logits = backbone.model(pixel_values=pixels).logits.float().cpu()
-        if question.target is None:
-            wanted = logits.topk(question.top_k, dim=1).indices
-        else:
-            wanted = torch.full((len(pixels), 1), question.target)
-        for targets in wanted.T:
+        shares = probabilities(logits.numpy(), backbone.model.config)
+        said = _said(shares, model_thresholds(backbone.model.config))
+        wanted, counts = _wanted(question, logits, said)
+        for place, targets in enumerate(wanted.T):
             for layer_name, layer in question.layers:
                 maps = question.kind.maps(backbone, pixels, targets.to(pixels.device), layer)
                 scores = _scores(backbone, question, names, pixels, targets, maps)
                 for index, raw in enumerate(maps):
+                    if place >= counts[index]:
+                        continue
                     target = int(targets[index]) if question.kind.of_class else None
                     found[index].append(
                         _explanation(view, target, (layer_name, layer), raw, sizes[index], pixels, scores[index])
                     )
     return [
-        ExplainedImage(name, view.picture(image), shares, explanations)
-        for name, image, shares, explanations in zip(
-            names, pixels, probabilities(logits.numpy(), backbone.model.config), found, strict=True
-        )
+        ExplainedImage(name, view.picture(image), chances, explanations, classes)
+        for name, image, chances, explanations, classes in zip(names, pixels, shares, found, said, strict=True)
     ]
+
+
+def _said(shares: np.ndarray, thresholds: np.ndarray | None) -> list[tuple[int, ...] | None]:
+    """Return the classes of each image that reach their thresholds, the most probable first; None where one is predicted."""
+    if thresholds is None:
+        return [None] * len(shares)
+    ranked = np.argsort(-shares, axis=1, kind="stable")
+    return [
+        tuple(int(label) for label in order if row[label] >= thresholds[label])
+        for order, row in zip(ranked, shares, strict=True)
+    ]
+
+
+def _wanted(question: Question, logits: torch.Tensor, said: Sequence[tuple[int, ...] | None]) -> tuple[torch.Tensor, list[int]]:
+    """Return the classes to explain, int64 [n, k], and how many of them are wanted of each image; the others fill up."""
+    if question.target is not None:
+        return torch.full((len(logits), 1), question.target), [1] * len(logits)
+    best = logits.topk(question.top_k, dim=1).indices
+    if said[0] is None or question.top_k > 1 or not question.kind.of_class:
+        return best, [question.top_k] * len(logits)
+    told = [(classes or (int(first),))[:MOST_CLASSES] for classes, first in zip(said, best[:, 0], strict=True)]
+    most = max(map(len, told))
+    return torch.tensor([[*classes, *classes[:1] * (most - len(classes))] for classes in told]), [len(one) for one in told]
 
 
 def _explanation(
@@ -279,8 +306,16 @@ def strip_of(image: ExplainedImage, question: Question, class_names: Sequence[st
         about = f"{question.method} for the classes on the left"
     else:
         about = f"{question.method} for {_with_probability(image, groups[0][0].target, class_names)}"
-    said = f"predicted {_with_probability(image, image.predicted, class_names)}"
-    return rows, f"{short_name(image.name)}\n{said}\n{about}"
+    return rows, f"{short_name(image.name)}\n{_answer(image, class_names)}\n{about}"
+
+
+def _answer(image: ExplainedImage, class_names: Sequence[str]) -> str:
+    if image.said is None:
+        return f"predicted {_with_probability(image, image.predicted, class_names)}"
+    if not image.said:
+        return f"none of the classes; the most probable is {_with_probability(image, image.predicted, class_names)}"
+    named = ", ".join(_with_probability(image, label, class_names) for label in image.said[:MOST_CLASSES])
+    return f"predicted {named}"
 
 
 def short_name(name: str) -> str:

@@ -150,8 +150,8 @@ def rows_of(image: ExplainedImage, question: Question, class_names: Sequence[str
         row: dict[str, Any] = {
             "file": image.name,
             "picture": picture,
-            "predicted": class_names[image.predicted],
-            "probability": _rounded(image.probabilities[image.predicted]),
+            "predicted": _predicted(image, class_names),
+            "probability": None if image.said is not None else _rounded(image.probabilities[image.predicted]),
             "target": None if target is None else class_names[target],
             "target_probability": None if target is None else _rounded(image.probabilities[target]),
             "method": question.method,
@@ -163,6 +163,11 @@ def rows_of(image: ExplainedImage, question: Question, class_names: Sequence[str
         row |= {name: _rounded(value) for name, value in explanation.scores.items()}
         rows.append({name: row.get(name) for name in COLUMNS})
     return rows
+
+
+def _predicted(image: ExplainedImage, class_names: Sequence[str]) -> str:
+    """Return the predicted class, or all that are said with a bar between them: empty where none is."""
+    return class_names[image.predicted] if image.said is None else "|".join(class_names[label] for label in image.said)
 
 
 @contextmanager

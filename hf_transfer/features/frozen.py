@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.augmentation import build_train_transform
+from ..backbones.pooling import pooling_of
+from ..data.augmentation import AUGMENTATION_VERSION, build_train_transform
 from ..data.dataset import ImageDataset, spread_images
 from .extraction import Extractor, Job, compiling_pays, extract, probe_layers, view_ids
 from .space import FeatureSpace, feature_space, weights_digest
@@ -222,6 +223,7 @@ def _plan(request: Request, store: FeatureStore) -> _Plan:
             device=request.device,
             dtype=extractor.autocast or torch.float32,
             compiled=extractor.compiled,
+            pooling=pooling_of(backbone.model),
             view=view,
         )
 
@@ -235,7 +237,7 @@ def _plan(request: Request, store: FeatureStore) -> _Plan:
             parts.append(_Part(split, None, exact, data, view_ids(table, None), space(extractor), f"features of {split}"))
         for views in () if exact else request.views:
             transform = build_train_transform(views.preset, evaluated)
-            place = space(extractor, {"preset": views.preset, "seed": views.seed})
+            place = space(extractor, {"preset": views.preset, "seed": views.seed, "pixels": AUGMENTATION_VERSION})
             table = request.tables["train"]
             for number in range(views.count):
                 data = ImageDataset(table, transform, seed=views.seed)

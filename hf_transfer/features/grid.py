@@ -81,18 +81,25 @@ class HeadGrid:
 
         Args:
             features: float32 [n, d].
-            labels: int64 [n].
+            labels: int64 [n], or bool [n, C] where an image may show several classes: the loss is then the mean binary
+                cross-entropy.
         """
         logits = self.logits(features)
-        log_probabilities = functional.log_softmax(logits, dim=-1)
-        targets = functional.one_hot(labels, self.num_classes).to(logits.dtype)[:, None, :]
-        # The gradient of the mean cross-entropy with respect to the logits.
-        error = ((log_probabilities.exp() - targets) / len(labels)).flatten(1)
+        # The losses, and the gradient of their mean with respect to the logits.
+        if labels.ndim == 2:
+            targets = labels.to(logits.dtype)[:, None, :].expand_as(logits)
+            losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean((0, 2))
+            error = ((logits.sigmoid() - targets) / labels.numel()).flatten(1)
+        else:
+            log_probabilities = functional.log_softmax(logits, dim=-1)
+            targets = functional.one_hot(labels, self.num_classes).to(logits.dtype)[:, None, :]
+            losses = -(log_probabilities * targets).sum(-1).mean(0)
+            error = ((log_probabilities.exp() - targets) / len(labels)).flatten(1)
         rates = self._rates * self.share
         self._step += 1
         self._update(0, self.weight, features.T @ error, rates, self._decays)
         self._update(1, self.bias, error.sum(0), rates, self._decays if self.optimizer == "adam" else None)
-        return -(log_probabilities * targets).sum(-1).mean(0)
+        return losses
 
     def heads(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return the weight [C, d] and bias [C] of each head."""
@@ -134,9 +141,9 @@ def fit_grid(
 
     Args:
         views: training features, float [n, d] for each augmented view; epoch e trains on view e modulo their number.
-        labels: int64 [n].
+        labels: int64 [n], or bool [n, C].
         validation: float [m, d].
-        validation_labels: int64 [m].
+        validation_labels: int64 [m], or bool [m, C].
         num_classes: C.
         learning_rates: peak learning rates.
         weight_decays: weight decays, as the optimizer has them.

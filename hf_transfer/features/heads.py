@@ -52,9 +52,8 @@ class Candidate:
         settings: its hyperparameters.
         weight: float32 [C, d], on raw features.
         bias: float32 [C].
-        scores: validation accuracy, macro F1 and loss (mean negative log-likelihood).
-        curve: of each recorded epoch: epoch, train_loss, the learning_rate at its end, and on validation loss, accuracy and
-            macro_f1.
+        scores: on validation, see `scores.validation_scores`.
+        curve: of each recorded epoch: epoch, train_loss, the learning_rate at its end, and the scores on validation.
     """
 
     method: str

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 NEIGHBOURS = (10, 20, 100, 200)
 _BLOCK = 1024
+_LABELS = 2**24  # of neighbours, held at once
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,12 @@ class NearestNeighbours:
     """A bank of training features.
 
     Each of the k nearest by cosine similarity votes for its class with weight exp(similarity / temperature) (Wu et al. 2018,
-    arXiv 1805.01978; as in DINO and DINOv2, arXiv 2304.07193, with temperature 0.07).
+    arXiv 1805.01978; as in DINO and DINOv2, arXiv 2304.07193, with temperature 0.07). Where an image may show several classes
+    the probability of each is the weighted share of the k that show it.
 
     Args:
         bank: float32 [n, d], of unit length.
-        labels: int64 [n].
+        labels: int64 [n], or bool [n, C].
         num_classes: C.
         temperature: of the votes.
     """
@@ -37,7 +39,7 @@ class NearestNeighbours:
         return cls(functional.normalize(features.float(), dim=1), labels, num_classes)
 
     def probabilities(self, features: torch.Tensor, neighbours: Sequence[int]) -> dict[int, torch.Tensor]:
-        """Return for each number of neighbours the normalised votes, float32 [m, C].
+        """Return for each number of neighbours the normalised votes, float32 [m, C]; of one label an image they sum to 1.
 
         Args:
             features: float [m, d].
@@ -62,6 +64,11 @@ class NearestNeighbours:
 
     def _votes(self, similarity: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
         votes = ((similarity - similarity[:, :1]) / self.temperature).exp()  # relative to the nearest: no overflow
+        if self.labels.ndim == 2:
+            shares = (votes / votes.sum(1, keepdim=True))[:, None]
+            most = max(1, _LABELS // (votes.shape[1] * self.num_classes))  # images at a time
+            shown = (self.labels[rows].float() for rows in nearest.split(most))
+            return torch.cat([torch.bmm(part, labels)[:, 0] for part, labels in zip(shares.split(most), shown, strict=True)])
         sums = torch.zeros(len(votes), self.num_classes).scatter_add_(1, self.labels[nearest], votes)
         return sums / sums.sum(1, keepdim=True)
 

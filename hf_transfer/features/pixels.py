@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.transforms import Compose, Normalize
 
 from ..data.dataset import Collate, ImageDataset, random_stream, sample_seed
+from ..data.parted import NORMALISATION, Normalisation, Transform, agree, parted, settings
 from ..data.transforms import Preprocessing
-
-Transform = Callable[[Image.Image], torch.Tensor]
-Normalisation = Callable[[torch.Tensor], torch.Tensor]
-
-# What a processor's settings say of the normalisation alone, and what says nothing about pixels.
-_NORMALISATION = frozenset({"mean", "std", "image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor"})
-_COSMETIC = frozenset({"_name_or_path", "architecture", "image_processor_type", "feature_extractor_type", "processor_class"})
 
 
 class SharedBatch(NamedTuple):
@@ -70,7 +61,7 @@ class SharedImages(Dataset):
         # What is done to each decoded image, and the data set under whose random stream; None where nothing is drawn.
         self._steps: list[tuple[ImageDataset | None, _Step]] = []
         evaluations = [_evaluation(one) for one in data]
-        names = [str(number) if found is None else _settings(found) for number, found in enumerate(evaluations)]
+        names = [str(number) if found is None else settings(found) for number, found in enumerate(evaluations)]
         positions: dict[str, int] = {}  # where in the results of all steps a data set finds its own
         for served, step in _steps({name: found for name, found in zip(names, evaluations, strict=True) if found is not None}):
             self._steps.append((None, step))
@@ -134,72 +125,14 @@ def _steps(evaluations: dict[str, Preprocessing]) -> list[tuple[list[str], _Step
     steps: list[tuple[list[str], _Step]] = []
     geometries: dict[str, list[str]] = {}
     for name, preprocessing in evaluations.items():
-        geometries.setdefault(_settings(preprocessing, _NORMALISATION), []).append(name)
+        geometries.setdefault(settings(preprocessing, NORMALISATION), []).append(name)
     for names in geometries.values():
-        parts = [_parted(evaluations[name]) for name in names] if len(names) > 1 else [None]
+        parts = [parted(evaluations[name]) for name in names] if len(names) > 1 else [None]
         alike = [(name, part) for name, part in zip(names, parts, strict=True) if part is not None]
         if len(alike) > 1:
             resize = alike[0][1][0]
-            fitting = [(name, normalise) for name, (_, normalise) in alike if _agree(evaluations[name], resize, normalise)]
+            fitting = [(name, normalise) for name, (_, normalise) in alike if agree(evaluations[name], resize, normalise)]
             steps.append(([name for name, _ in fitting], _Step(resize, tuple(normalise for _, normalise in fitting))))
         served = {name for together, _ in steps for name in together}
         steps += [([name], _Step(evaluations[name], (None,))) for name in names if name not in served]
     return [step for step in steps if step[0]]
-
-
-def _parted(preprocessing: Preprocessing) -> tuple[Transform, Normalisation] | None:
-    """Return what a preprocessing does up to the normalisation, and the normalisation; None where they cannot be told apart."""
-    processor = preprocessing.processor
-    transforms = getattr(getattr(processor, "val_transforms", None), "transforms", None)
-    if transforms is None:
-        return _Resizing(processor), _Rescaling(processor)
-    return (Compose(transforms[:-1]), transforms[-1]) if isinstance(transforms[-1], Normalize) else None  # timm's
-
-
-@dataclass(frozen=True)
-class _Resizing:
-    """What a processor of transformers does to an image before the normalisation."""
-
-    processor: Any
-
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        return self.processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-
-
-@dataclass(frozen=True)
-class _Rescaling:
-    """The normalisation of a processor of transformers."""
-
-    processor: Any
-
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        found = self.processor(
-            pixels, do_resize=False, do_center_crop=False, input_data_format="channels_first", return_tensors="pt"
-        )
-        return found["pixel_values"][0].to(torch.float32)
-
-
-def _agree(preprocessing: Preprocessing, resize: Transform, normalise: Normalisation) -> bool:
-    """Return whether a preprocessing in two steps gives the same bytes: seen on noise, larger and smaller than most inputs."""
-    noise = np.random.default_rng(0)
-    try:
-        for height, width in ((320, 250), (90, 120)):
-            image = Image.fromarray(noise.integers(0, 256, (height, width, 3), dtype=np.uint8))
-            if not torch.equal(normalise(resize(image)), preprocessing(image)):
-                return False
-    except Exception:  # a processor that cannot be called so; each has its own way to say it
-        return False
-    return True
-
-
-def _settings(preprocessing: Any, left_out: frozenset[str] = frozenset()) -> str:
-    """Return the settings of a preprocessing as text: equal texts, equal pixels."""
-    processor = preprocessing.processor
-    settings = {"class": type(processor).__name__, **_without(processor.to_dict(), _COSMETIC | left_out)}
-    return json.dumps(settings, sort_keys=True, default=str)
-
-
-def _without(node: Any, left_out: frozenset[str]) -> Any:
-    if isinstance(node, dict):
-        return {str(key): _without(value, left_out) for key, value in node.items() if key not in left_out}
-    return node

@@ -63,7 +63,8 @@ class Probe:
         head = self.head
         steps = math.ceil(train_size / batch_size)
         curve = head.curve or [{"epoch": 0.0, **head.scores}]
-        columns = ["step", "epoch", "phase", "split", "loss", "accuracy", "macro_f1", "learning_rate/head"]
+        figures = ["loss", *(name for name in head.scores if name != "loss")]
+        columns = ["step", "epoch", "phase", "split", *figures, "learning_rate/head"]
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*columns, "trainable_parameters"])
             writer.writeheader()
@@ -73,7 +74,7 @@ class Probe:
                 if "train_loss" in point:
                     trained = {"loss": point["train_loss"], "learning_rate/head": point["learning_rate"]}
                     writer.writerow({**common, "split": "train", **trained})
-                scores = {name: point[name] for name in ("loss", "accuracy", "macro_f1")}
+                scores = {name: point[name] for name in figures}
                 writer.writerow({**common, "split": "validation", **scores})
 
 
@@ -136,9 +137,9 @@ def fit_probe(
 
     Args:
         views: training features, float [n, d] for each view.
-        labels: int64 [n].
+        labels: int64 [n], or bool [n, C] where an image may show several classes.
         validation: float [m, d].
-        validation_labels: int64 [m].
+        validation_labels: int64 [m], or bool [m, C].
         num_classes: C.
         training: the honoured keys of the section.
         seed: of the order of the rows.
@@ -146,7 +147,7 @@ def fit_probe(
     Raises:
         UserError: when the features are not finite, or no head has a finite loss.
     """
-    from .logistic import fit_logistic  # brings scikit-learn, whose import is not part of the fit
+    from .logistic import fit_independent_logistic, fit_logistic  # brings scikit-learn, whose import is not part of the fit
 
     began = time.perf_counter()
     if not all(bool(features.isfinite().all()) for features in (*views, validation)):
@@ -173,8 +174,9 @@ def fit_probe(
     count, width = views[0].shape
     if (rate, decay, optimizer) == (None, None, None) and count * len(views) * width * num_classes <= _LOGISTIC_LIMIT:
         every = torch.cat([view.float() for view in views])
-        candidates += fit_logistic(every, labels.repeat(len(views)), validation, validation_labels)
-    metric = training.get("metric_for_best_model") or "accuracy"
+        fit = fit_logistic if labels.ndim == 1 else fit_independent_logistic
+        candidates += fit(every, torch.cat([labels] * len(views)), validation, validation_labels)
+    metric = training.get("metric_for_best_model") or next(iter(candidates[0].scores))
     try:
         chosen = choose(candidates, metric)
     except ValueError:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..backbones.backbone import Backbone
 
 # Of a model's configuration: what says nothing about the features.
-_ABOUT_THE_HEAD = {"id2label", "label2id", "label_names", "num_labels", "num_classes", "problem_type", "head"}
+_ABOUT_THE_HEAD = {"id2label", "label2id", "label_names", "num_labels", "num_classes", "problem_type", "thresholds", "head"}
 _ABOUT_THE_FILE = {"_name_or_path", "name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
 _LIBRARIES = ("torch", "torchvision", "transformers", "timm", "pillow")
 

@@ -26,8 +26,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ..data import cache_folder
+from ..data.cache_folder import lock_folder, write_whole
 from ..errors import UserError
-from ..run_directory import replacing, write_json
+from ..run_directory import write_json
 from .space import FeatureSpace
 
 _SHARDS = "shard-*.safetensors"
@@ -35,11 +37,7 @@ _SHARDS = "shard-*.safetensors"
 
 def cache_root() -> Path:
     """Return where features are kept: $HF_TRANSFER_CACHE, or hf_transfer in the user's cache folder."""
-    chosen = os.environ.get("HF_TRANSFER_CACHE")
-    if chosen:
-        return Path(chosen).expanduser() / "features"
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "hf_transfer" / "features"
+    return cache_folder.cache_root("features")
 
 
 @dataclass(frozen=True)
@@ -90,17 +88,11 @@ class FeatureFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for writing; another run that wants the same features waits here, then finds them."""
-        lock = filelock.FileLock(self.path / "lock")
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            print("waiting for another run that extracts the same features", file=sys.stderr, flush=True)
-            lock.acquire()
+            lock = lock_folder(self.path, "waiting for another run that extracts the same features")
         except OSError as error:
             raise _unwritable(self.path, error) from None
         try:
-            for left_over in self.path.glob("*shard-*.tmp"):
-                left_over.unlink(missing_ok=True)
             yield
         finally:
             lock.release()
@@ -145,10 +137,7 @@ class FeatureFolder:
         content = save({"ids": names, "features": features}, metadata={"checksum": checksum, **facts})
         name = f"shard-{hashlib.blake2b(names.numpy().tobytes(), digest_size=12).hexdigest()}.safetensors"
         try:
-            with replacing(self.path / name) as temporary, temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())  # a machine that stops leaves no shard that is there and empty
+            write_whole(self.path / name, content)
         except OSError as error:
             raise _unwritable(self.path, error) from None
         self._trusted.add(name)

@@ -5,10 +5,14 @@ The checks live here, so that a metric is only its formula. An error names what 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ..errors import listed
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.floating[Any]]
@@ -44,6 +48,38 @@ def label_array(labels: ArrayLike, *, n_classes: int | None = None, n: int | Non
         count, first = outside.sum(), array[outside][0]
         raise ValueError(f"expected labels {allowed}, found {count} of {len(array)} outside (the first is {first})")
     return array
+
+
+def label_matrix(labels: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return which classes each sample shows, as a checked array of booleans.
+
+    Args:
+        labels: booleans [n, C], or numbers that are 0 or 1.
+        shape: that of the scores they belong to.
+
+    Raises:
+        ValueError: another shape, or other values.
+    """
+    array = np.asarray(labels)
+    if array.shape != shape:
+        raise ValueError(f"expected a label for each score, {list(shape)}, found labels of shape {list(array.shape)}")
+    flags = array.astype(np.bool_, copy=False)
+    if array.dtype.kind not in "biuf" or (array.dtype.kind != "b" and (flags != array).any()):
+        raise ValueError(f"expected labels that are true or false, or 0 or 1, found dtype {array.dtype} with other values")
+    return flags
+
+
+def check_class_names(class_names: Sequence[str], n_classes: int) -> None:
+    """Stop unless there is one name for each class, each once.
+
+    Raises:
+        ValueError: saying what is there instead.
+    """
+    if len(class_names) != n_classes:
+        raise ValueError(f"expected one name per class, found {len(class_names)} names for {n_classes} classes")
+    repeated = [name for name, count in Counter(class_names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"expected each class name once, found repeated: {listed(repeated)}")
 
 
 def prediction_array(predicted: ArrayLike, *, n: int) -> IntArray:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,18 @@ from .paired import compare_paired
 
 _CLEARLY_MORE = 0.95
 """Quantile of the F distribution beyond which a candidate's seeds differ clearly more than is typical of the study."""
+
+
+class Seeded(Protocol):
+    """What the variance between a candidate's seeds is known from: their number, and the variance of their figures."""
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds."""
+
+    @property
+    def seed_variance(self) -> float:
+        """Variance (divisor S - 1) of the seeds' figures on the same images; 0 for one seed."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ def measure(correct: ArrayLike, groups: ArrayLike | None = None) -> Measured:
     return Measured(outcomes, float(by_seed.mean()), float(by_seed.var(ddof=1)), residual, profile, weights, index is not None)
 
 
-def typical_seed_variance(candidates: Sequence[Measured]) -> SeedVariance | None:
+def typical_seed_variance(candidates: Sequence[Seeded]) -> SeedVariance | None:
     """Return the seed variance that is typical of a study: the median of its candidates', made unbiased for normal seeds.
 
     One candidate whose seeds diverged does not change it, as it would change the mean. A variance of S seeds has its median at
@@ -160,7 +173,7 @@ def accuracy_interval(
     if not 0 < confidence < 1:
         raise ValueError(f"expected a confidence between 0 and 1, such as 0.95, found {confidence}")
     shared = candidate.image_variance - candidate.residual_variance / candidate.seeds
-    variance, freedom = _combine(max(0.0, shared), units - 1, [candidate], typical)
+    variance, freedom = combined(max(0.0, shared), units - 1, [candidate], typical)
     spread = p * (1 - p)
     if spread == 0:
         effective, quantile = units, NormalDist().inv_cdf((1 + confidence) / 2)
@@ -213,7 +226,7 @@ def difference(a: Measured, b: Measured, typical: SeedVariance | None = None) ->
         typical = typical or typical_seed_variance(sides)
     else:
         sides = []
-    variance, freedom = _combine(over_images + 1 / n**2, units - 1, sides, typical)
+    variance, freedom = combined(over_images + 1 / n**2, units - 1, sides, typical)
     error = math.sqrt(variance)
     if a.seeds == b.seeds == 1 and not a.grouped:
         ci95 = compare_paired(b.correct[0], a.correct[0]).difference_ci95
@@ -239,10 +252,17 @@ def detectable_difference(found: Difference, alpha: float = 0.05, power: float =
     return min(1.0, (_t_quantile(1 - alpha / 2, freedom) + _t_quantile(power, freedom)) * found.standard_error)
 
 
-def _combine(
-    over_images: float, image_freedom: float, sides: Sequence[Measured], typical: SeedVariance | None
+def combined(
+    over_images: float, image_freedom: float, sides: Sequence[Seeded], typical: SeedVariance | None
 ) -> tuple[float, float]:
-    """Return the variance over images and seeds, and Satterthwaite's degrees of freedom."""
+    """Return the variance over images and seeds, and Satterthwaite's degrees of freedom; see `difference`.
+
+    Args:
+        over_images: the variance over images, without what seeds have in it.
+        image_freedom: its degrees of freedom.
+        sides: the candidates whose seeds count.
+        typical: the study's seed variance.
+    """
     typical_part, squares, total = 0.0, over_images**2 / image_freedom, over_images
     for side in sides:
         if side.seeds == 1:

@@ -6,18 +6,17 @@ carry scores through an Arrow table first, which takes many times as long as all
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import listed
 from .accuracy import accuracy, accuracy_ci95, majority_baseline, top_k_accuracy
 from .arrays import (
     FloatArray,
     IntArray,
+    check_class_names,
     label_array,
     predicted_classes,
     probability_array,
@@ -184,11 +183,7 @@ def _summary(
 def _checked_labels(scores: FloatArray, labels: ArrayLike, class_names: Sequence[str], skipped: int) -> IntArray:
     """Return the labels as int64 [n], once they, the class names and `skipped` fit the scores [n, C]."""
     n, n_classes = scores.shape
-    if len(class_names) != n_classes:
-        raise ValueError(f"expected one name per class, found {len(class_names)} names for {n_classes} classes")
-    repeated = [name for name, count in Counter(class_names).items() if count > 1]
-    if repeated:
-        raise ValueError(f"expected each class name once, found repeated: {listed(repeated)}")
+    check_class_names(class_names, n_classes)
     if skipped < 0:
         raise ValueError(f"expected 0 or more skipped samples, found {skipped}")
     return label_array(labels, n_classes=n_classes, n=n)

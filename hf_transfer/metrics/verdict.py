@@ -15,21 +15,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .crossed import (
     Difference,
-    Measured,
-    SeedVariance,
     accuracy_interval,
     detectable_difference,
     difference,
     measure,
     typical_seed_variance,
 )
+from .headline import ACCURACY, Headline
 from .multiple import holm, holm_after_selection
 from .pareto import pareto_front
 from .permutation import sign_flip_p_value
@@ -129,7 +128,12 @@ class Verdict:
         groups: number of groups they come in; None without groups.
         words: the verdict in plain words.
         notes: what a reader has to know besides, a sentence each.
+
+    Attributes:
+        headline: what the figures called accuracy here are; `ranking_verdict` has another.
     """
+
+    headline: ClassVar[Headline] = ACCURACY
 
     leader: str
     chosen_on: Literal["validation", "test", "nothing"]
@@ -162,49 +166,103 @@ def reach_verdict(candidates: Sequence[Candidate], *, groups: ArrayLike | None =
         ValueError: no candidate, a name twice, other test images, wrong shapes, or a validation accuracy outside 0 to 1.
     """
     _check(candidates)
-    measured = {c.name: measure(c.correct, groups) for c in candidates}
     validation = {c.name: _mean(c.validation_accuracy) for c in candidates}
-    leader, chosen_on = _choose_leader(candidates, validation, measured, cost)
-    typical = typical_seed_variance(list(measured.values()))
-    comparisons = _compare(leader, measured, typical, groups, selected_on_test=chosen_on == "test")
-    order = sorted(measured, key=lambda name: -measured[name].accuracy)
+    return conclude(_Accuracies(candidates, groups), validation, {c.name: c.costs for c in candidates}, cost, Verdict)
+
+
+_Kind = TypeVar("_Kind", bound=Verdict)
+
+
+class Evidence(Protocol):
+    """What the test images say of the candidates: a figure of each, and how far two of them are apart.
+
+    Attributes:
+        values: name to figure, the mean over seeds.
+        images: number of test images.
+        groups: number of groups they come in; None without groups.
+        fewest: how many units (images or groups) there are where all of so many must speak for one side for the smallest
+            p-value; None where p-values have no such steps.
+    """
+
+    values: Mapping[str, float]
+    images: int
+    groups: int | None
+    fewest: int | None
+
+    def standing(self, name: str, validation: float | None, *, tied: bool) -> Standing:
+        """Return a candidate's figures."""
+
+    def beside(self, name: str, leader: str) -> tuple[Difference, float]:
+        """Return the difference to the leader, and the p-value for these networks."""
+
+
+class _Accuracies:
+    """Whether each seed had each test image right, as `Evidence`."""
+
+    def __init__(self, candidates: Sequence[Candidate], groups: ArrayLike | None) -> None:
+        self.measured = {c.name: measure(c.correct, groups) for c in candidates}
+        self.typical = typical_seed_variance(list(self.measured.values()))
+        self.given_groups = groups
+        self.values: Mapping[str, float] = {name: m.accuracy for name, m in self.measured.items()}
+        first = self.measured[candidates[0].name]
+        self.images = first.correct.shape[1]
+        self.groups = len(first.profile) if first.grouped else None
+        self.fewest: int | None = len(first.profile)
+
+    def standing(self, name: str, validation: float | None, *, tied: bool) -> Standing:
+        found = self.measured[name]
+        deviation = math.sqrt(found.seed_variance) if found.seeds > 1 else None
+        interval = accuracy_interval(found, self.typical)
+        return Standing(name, found.seeds, found.accuracy, interval, deviation, validation, tied)
+
+    def beside(self, name: str, leader: str) -> tuple[Difference, float]:
+        other, first = self.measured[name], self.measured[leader]
+        p_images = sign_flip_p_value(other.correct, first.correct, self.given_groups)
+        return difference(other, first, self.typical), p_images
+
+
+def conclude(
+    evidence: Evidence,
+    validation: Mapping[str, float | None],
+    costs: Mapping[str, Mapping[str, float | None]],
+    cost: str | None,
+    kind: type[_Kind],
+) -> _Kind:
+    """Return what the evidence shows: who leads, who is tied with the leader, and what that costs.
+
+    Args:
+        evidence: of candidates on the same test images.
+        validation: name to its mean validation figure over seeds; None where there is none.
+        costs: name to costs, as in `Candidate`.
+        cost: see `reach_verdict`.
+        kind: of verdict.
+    """
+    leader, chosen_on = _choose_leader(validation, evidence.values, costs, cost)
+    comparisons = _compare(leader, evidence, selected_on_test=chosen_on == "test")
+    order = sorted(evidence.values, key=lambda name: -evidence.values[name])
     worse = {c.name for c in comparisons if c.outcome == "worse"}
     tied = tuple(name for name in order if name not in worse)
-    standings = tuple(
-        Standing(
-            name,
-            m.seeds,
-            m.accuracy,
-            accuracy_interval(m, typical),
-            math.sqrt(m.seed_variance) if m.seeds > 1 else None,
-            validation[name],
-            name in tied,
-        )
-        for name, m in ((name, measured[name]) for name in order)
-    )
-    costs = {c.name: _known(c.costs.get(cost)) for c in candidates} if cost is not None else {}
-    priced = [name for name in tied if not math.isnan(costs.get(name, math.nan))]
-    cheapest = min(priced, key=lambda name: costs[name]) if priced else None
+    prices = {name: _known(known.get(cost)) for name, known in costs.items()} if cost is not None else {}
+    priced = [name for name in tied if not math.isnan(prices.get(name, math.nan))]
     comparisons = tuple(sorted(comparisons, key=lambda c: order.index(c.name)))
     relevant = [c for c in comparisons if c.outcome == "tied"] or comparisons
-    of_leader = measured[leader]
-    verdict = Verdict(
+    verdict = kind(
         leader=leader,
         chosen_on=chosen_on,
         winner=leader if comparisons and tied == (leader,) else None,
         tied=tied,
-        cheapest=cheapest,
+        cheapest=min(priced, key=lambda name: prices[name]) if priced else None,
         cost=cost,
-        cost_front=_fronts(candidates, measured),
-        standings=standings,
+        cost_front=_fronts(costs, evidence.values),
+        standings=tuple(evidence.standing(name, validation[name], tied=name in tied) for name in order),
         comparisons=comparisons,
         detectable=float(np.median([c.detectable for c in relevant])) if relevant else None,
-        images=of_leader.correct.shape[1],
-        groups=len(of_leader.profile) if of_leader.grouped else None,
+        images=evidence.images,
+        groups=evidence.groups,
         words="",
         notes=(),
     )
-    return replace(verdict, words=verdict_words(verdict, costs), notes=verdict_notes(verdict, costs))
+    return replace(verdict, words=verdict_words(verdict, prices), notes=verdict_notes(verdict, prices))
 
 
 def _check(candidates: Sequence[Candidate]) -> None:
@@ -246,59 +304,51 @@ def _check_images(candidates: Sequence[Candidate]) -> None:
 
 
 def _choose_leader(
-    candidates: Sequence[Candidate],
     validation: Mapping[str, float | None],
-    measured: Mapping[str, Measured],
+    values: Mapping[str, float],
+    costs: Mapping[str, Mapping[str, float | None]],
     cost: str | None,
 ) -> tuple[str, Literal["validation", "test", "nothing"]]:
-    if len(candidates) == 1:
-        return candidates[0].name, "nothing"
+    if len(values) == 1:
+        return next(iter(values)), "nothing"
     known = {name: value for name, value in validation.items() if value is not None}
-    scores = known or {name: m.accuracy for name, m in measured.items()}
-    costs = {c.name: _known(c.costs.get(cost)) if cost is not None else math.nan for c in candidates}
+    scores = known or dict(values)
+    prices = {name: _known(found.get(cost)) if cost is not None else math.nan for name, found in costs.items()}
     best = max(scores.values())
     equals = [name for name, score in scores.items() if score >= best - 1e-12]
-    leader = min(equals, key=lambda name: math.inf if math.isnan(costs[name]) else costs[name])
+    leader = min(equals, key=lambda name: math.inf if math.isnan(prices[name]) else prices[name])
     return leader, "validation" if known else "test"
 
 
-def _compare(
-    leader: str,
-    measured: Mapping[str, Measured],
-    typical: SeedVariance | None,
-    groups: ArrayLike | None,
-    *,
-    selected_on_test: bool,
-) -> tuple[Comparison, ...]:
+def _compare(leader: str, evidence: Evidence, *, selected_on_test: bool) -> tuple[Comparison, ...]:
     """Return the comparisons of all others with the leader."""
-    others = [name for name in measured if name != leader]
+    others = [name for name in evidence.values if name != leader]
     if not others:
         return ()
-    first = measured[leader]
-    found = [difference(measured[name], first, typical) for name in others]
-    p_images = np.array([sign_flip_p_value(measured[name].correct, first.correct, groups) for name in others])
+    pairs = [evidence.beside(name, leader) for name in others]
+    found, p_images = [d for d, _ in pairs], np.array([p for _, p in pairs])
     adjusted = (holm_after_selection if selected_on_test else holm)(p_images)
     with_seeds = np.array([d.p_value is not None for d in found])
     adjusted[with_seeds] = np.maximum(
         adjusted[with_seeds], holm_after_selection([d.p_value for d in found if d.p_value is not None])
     )
-    count, pairs = len(others), len(others) * (len(others) + 1) // 2
+    few, many = len(others), len(others) * (len(others) + 1) // 2
     return tuple(
-        _comparison(
-            name, d, float(p), float(q), count if d.p_value is None and not selected_on_test else pairs, len(first.profile)
-        )
+        _comparison(name, d, float(p), float(q), few if d.p_value is None and not selected_on_test else many, evidence.fewest)
         for name, d, p, q in zip(others, found, p_images, adjusted, strict=True)
     )
 
 
-def _comparison(name: str, found: Difference, p_images: float, p_adjusted: float, comparisons: int, units: int) -> Comparison:
-    """Return one comparison; `comparisons` divides the level of its first step, `units` are the images or groups."""
+def _comparison(
+    name: str, found: Difference, p_images: float, p_adjusted: float, comparisons: int, units: int | None
+) -> Comparison:
+    """Return one comparison; `comparisons` divides the level of its first step, `units` is `Evidence.fewest`."""
     outcome: Literal["tied", "worse", "better"] = "tied"
     if p_adjusted < ALPHA:
         outcome = "better" if found.value > 0 else "worse"
     level = ALPHA / comparisons
     fewest = math.ceil(1 - math.log2(level))  # all of so many images must speak for one side for a p-value at this level
-    detectable = max(detectable_difference(found, level), min(1.0, fewest / units))
+    detectable = max(detectable_difference(found, level), 0.0 if units is None else min(1.0, fewest / units))
     return Comparison(
         name=name,
         difference=found.value,
@@ -313,12 +363,11 @@ def _comparison(name: str, found: Difference, p_images: float, p_adjusted: float
     )
 
 
-def _fronts(candidates: Sequence[Candidate], measured: Mapping[str, Measured]) -> dict[str, tuple[str, ...]]:
-    accuracy = [measured[c.name].accuracy for c in candidates]
-    fronts = {}
-    for cost in dict.fromkeys(cost for c in candidates for cost in c.costs):
-        front = pareto_front(accuracy, [_known(c.costs.get(cost)) for c in candidates])
-        fronts[cost] = tuple(candidates[i].name for i in front)
+def _fronts(costs: Mapping[str, Mapping[str, float | None]], values: Mapping[str, float]) -> dict[str, tuple[str, ...]]:
+    names, fronts = list(values), {}
+    for cost in dict.fromkeys(cost for known in costs.values() for cost in known):
+        front = pareto_front([values[name] for name in names], [_known(costs[name].get(cost)) for name in names])
+        fronts[cost] = tuple(names[i] for i in front)
     return fronts
 
 

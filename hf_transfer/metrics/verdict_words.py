@@ -48,7 +48,7 @@ def _main_sentence(verdict: Verdict) -> str:
         only = verdict.standings[0]
         low, high = only.accuracy_ci95
         return (
-            f"{leader} is the only candidate: accuracy {only.accuracy:.4f} [{low:.4f}, {high:.4f}] on {what}; "
+            f"{leader} is the only candidate: {verdict.headline.name} {only.accuracy:.4f} [{low:.4f}, {high:.4f}] on {what}; "
             "there is nothing to compare it with."
         )
     if better:
@@ -87,15 +87,15 @@ def _cost_sentence(verdict: Verdict, costs: Mapping[str, float]) -> list[str]:
 def verdict_notes(verdict: Verdict, costs: Mapping[str, float]) -> tuple[str, ...]:
     """Return what a reader has to know besides, a sentence each; `costs` as in `verdict_words`."""
     validation = {s.name: s.validation_accuracy for s in verdict.standings}
-    notes = []
+    notes, figure = [], verdict.headline.name
     if verdict.chosen_on == "test":
         notes.append(
-            "No candidate has a validation accuracy: the leader was chosen on the test images, so its accuracy is flattered."
+            f"No candidate has a validation {figure}: the leader was chosen on the test images, so its {figure} is flattered."
         )
     elif verdict.chosen_on == "validation":
         without = [name for name, value in validation.items() if value is None]
         if without:
-            notes.append(f"Without validation accuracy, so compared but not able to lead: {', '.join(without)}.")
+            notes.append(f"Without validation {figure}, so compared but not able to lead: {', '.join(without)}.")
         best = validation[verdict.leader]
         equal = [
             n
@@ -108,7 +108,7 @@ def verdict_notes(verdict: Verdict, costs: Mapping[str, float]) -> tuple[str, ..
             )
     if any(c.outcome == "better" for c in verdict.comparisons):
         notes.append(
-            "To pick a candidate for its test accuracy is to choose on the test images: confirm it on images not used yet."
+            f"To pick a candidate for its test {figure} is to choose on the test images: confirm it on images not used yet."
         )
     unpriced = [name for name in verdict.tied if math.isnan(costs.get(name, math.nan))]
     if verdict.cheapest is not None and verdict.cost is not None and unpriced:

@@ -13,7 +13,6 @@ from pydantic_core import ErrorDetails
 
 from ..access_tokens import holds_token, without_tokens
 from ..errors import Problem, RecipeError, nearest
-from .availability import check_availability
 from .monitored import monitor_problems
 from .schema import Loss, Recipe, Strategy
 from .training_arguments import FEATURE_FIELDS, check_training, described
@@ -69,7 +68,7 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
     if isinstance(raw.get("strategy"), str):
         raw["strategy"] = {"name": raw["strategy"]}  # the shorthand
     if isinstance(training := raw.get("training"), dict):
-        problems += check_training(training)
+        problems += check_training(training, _task(raw))
     recipe = None
     try:
         recipe = Recipe.model_validate(raw)
@@ -77,11 +76,16 @@ def parse_recipe(raw: dict[str, Any], overrides: Sequence[str] = (), source: str
         problems += problems_of(error, raw)
     if recipe is not None:
         problems += _check_across(recipe)
-    wrong = [problem.path for problem in problems]
-    problems += [problem for problem in check_availability(raw) if not any(_overlap(problem.path, path) for path in wrong)]
     if problems or recipe is None:
         raise RecipeError(problems, source)
     return recipe
+
+
+def _task(raw: dict[str, Any]) -> str:
+    """Return `data.task` as it was written, where it can be read."""
+    data = raw.get("data")
+    task = data.get("task") if isinstance(data, dict) else None
+    return "multi_label" if task == "multi_label" else "single_label"
 
 
 def refuse_tokens(raw: Any, source: str) -> None:
@@ -132,6 +136,16 @@ def _check_across(recipe: Recipe) -> list[Problem]:
         problems.append(
             Problem("features.label_quality", f"expected false except for 'linear_probe' and 'knn'; found '{strategy}'")
         )
+    pools_otherwise = recipe.mode == "train" and recipe.features.pooling != "default"
+    if pools_otherwise and (strategy not in ("linear_probe", "knn") or recipe.model.head.hidden):
+        found = "model.head.hidden" if recipe.model.head.hidden else f"'{strategy}'"
+        problems.append(
+            Problem(
+                "features.pooling",
+                "expected 'default' except for 'linear_probe' and 'knn', with a linear head; "
+                f"found '{recipe.features.pooling}' with {found}",
+            )
+        )
     if strategy in ("knn", "quantized_probe"):
         words = "trains nothing" if strategy == "knn" else "fits a linear head on features that are computed once"
         problems += [
@@ -167,6 +181,8 @@ def _check_mode(recipe: Recipe) -> list[Problem]:
             problems.append(Problem("evaluation.monitor", "watches a training; leave it out"))
         if section.calibrate:
             problems.append(Problem("evaluation.calibrate", "changes a model that is trained; leave it out"))
+        if recipe.features.pooling != "default":
+            problems.append(Problem("features.pooling", "belongs to a new head, and an evaluation has none; leave it out"))
         if section.tta != "none" and section.corruptions:
             problems.append(
                 Problem("evaluation.tta", "corrupted images are scored in one view; score them in a run of their own")
@@ -204,6 +220,20 @@ def _check_data(recipe: Recipe) -> list[Problem]:
         problems.append(Problem("data.cache", "expected 'none' with data.streaming, which keeps no copy; found 'resized'"))
     if section.task == "single_label" and recipe.evaluation.thresholds != "validation":
         problems.append(Problem("evaluation.thresholds", "belongs to data.task 'multi_label'; remove it"))
+    if section.task == "multi_label":
+        one_label = {
+            "data.samples_per_class": (section.samples_per_class, "counts images of one class; use data.max_train_samples"),
+            "features.label_quality": (recipe.features.label_quality, "looks for wrong labels among one an image; remove it"),
+            "evaluation.label_map": (
+                recipe.evaluation.label_map,
+                "adds up probabilities of classes that exclude each other; remove it",
+            ),
+        }
+        problems += [
+            Problem(path, f"data.task is 'multi_label', and this {words}")
+            for path, (asked, words) in one_label.items()
+            if asked
+        ]
     return problems
 
 
@@ -407,11 +437,6 @@ def _expected(detail: ErrorDetails) -> str:
     if detail["type"] == "literal_error":
         return str(detail["ctx"]["expected"])
     return _EXPECTED.get(detail["type"], "").format(**detail.get("ctx", {}))
-
-
-def _overlap(path: str, other: str) -> bool:
-    """Return whether one dotted path is the other or leads to it."""
-    return f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.")
 
 
 _EXPECTED = {

@@ -1,7 +1,7 @@
 """The recipe: one strict section after another, every key named, every default written down.
 
-This module knows names, types and ranges. It does not know files (`loading`), HuggingFace's training arguments
-(`training_arguments`) or which keys wait for a later version (`availability`), and it imports neither torch nor transformers.
+This module knows names, types and ranges. It does not know files (`loading`) or HuggingFace's training arguments
+(`training_arguments`), and it imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -287,7 +287,11 @@ class Features(Section):
     """The fast path of everything frozen."""
 
     cache: bool = Field(True, description="Compute the features of a frozen backbone once.")
-    pooling: str = Field("default", description="How features are pooled; the checkpoint's own way by default.")
+    pooling: Literal["default", "cls", "mean", "cls_mean"] = Field(
+        "default",
+        description="linear_probe, knn: the checkpoint's own way; or of the last hidden state the class token, the mean of all "
+        "patches or cells, or both.",
+    )
     views: Count = Field(
         1, description="With an augmentation, cache this many views of each training image; 1 augments anew in each epoch."
     )

@@ -60,7 +60,11 @@ FEATURE_FIELDS = frozenset(
 )
 # transformers' optimisers and, beside them, ours.
 EXTRA_OPTIMIZERS = ("adam",)
-SELECTION_METRICS = ("accuracy", "macro_f1", "loss")
+SELECTION_METRICS: Mapping[str, tuple[str, ...]] = {
+    "single_label": ("accuracy", "macro_f1", "loss"),
+    "multi_label": ("mean_average_precision", "macro_f1", "loss"),
+}
+"""What may select, for each `data.task`; the first one does where nothing is said."""
 
 _AT_LEAST_ONE = (lambda v: v >= 1, "at least 1")
 _NOT_NEGATIVE = (lambda v: v >= 0, "0 or more")
@@ -84,7 +88,6 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "eval_steps": _POSITIVE,
     "save_steps": _POSITIVE,
     "save_total_limit": _AT_LEAST_ONE,
-    "metric_for_best_model": (lambda v: v in SELECTION_METRICS, "one of " + ", ".join(SELECTION_METRICS)),
 }
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "dict": "an object"}
@@ -171,7 +174,7 @@ def _is_kind(value: object, kind: str) -> bool:
     return isinstance(value, {"bool": bool, "str": str, "dict": dict, "list": list}[kind])
 
 
-def _check_value(name: str, value: object, field: TrainingField) -> str | None:
+def _check_value(name: str, value: object, field: TrainingField, task: str) -> str | None:
     if not field.kinds:
         return "cannot be set from a recipe; remove it"
     if not any(_is_kind(value, kind) for kind in field.kinds):
@@ -183,6 +186,9 @@ def _check_value(name: str, value: object, field: TrainingField) -> str | None:
             choices += EXTRA_OPTIMIZERS
         if value not in choices:
             return f"expected one of {', '.join(choices)}; found '{value}'{nearest(value, choices)}"
+    if name == "metric_for_best_model" and value is not None and value not in SELECTION_METRICS[task]:
+        where = "" if task == "single_label" else f" with data.task '{task}'"
+        return f"expected one of {', '.join(SELECTION_METRICS[task])}{where}, found {described(value)}"
     if name in _RANGES and value is not None:
         permitted, words = _RANGES[name]
         if not permitted(value):
@@ -205,8 +211,13 @@ def described(value: object) -> str:
     return str(value)
 
 
-def check_training(training: Mapping[str, object]) -> list[Problem]:
-    """Return everything wrong with a recipe's `training` section, one `Problem` a key."""
+def check_training(training: Mapping[str, object], task: str = "single_label") -> list[Problem]:
+    """Return everything wrong with a recipe's `training` section, one `Problem` a key.
+
+    Args:
+        training: the section.
+        task: the recipe's `data.task`.
+    """
     fields = training_fields()
     problems = []
     for name, value in training.items():
@@ -215,14 +226,14 @@ def check_training(training: Mapping[str, object]) -> list[Problem]:
             problems.append(Problem(path, f"is reserved; {RESERVED[name]}"))
         elif name not in fields:
             problems.append(Problem(path, f"is not a field of transformers.TrainingArguments{nearest(name, fields)}"))
-        elif message := _check_value(name, value, fields[name]):
+        elif message := _check_value(name, value, fields[name], task):
             problems.append(Problem(path, message))
     if not problems:
-        problems += _check_together(training)
+        problems += _check_together(training, task)
     return problems
 
 
-def _check_together(training: Mapping[str, object]) -> list[Problem]:
+def _check_together(training: Mapping[str, object], task: str) -> list[Problem]:
     problems = []
     if training.get("bf16") and training.get("fp16"):
         problems.append(Problem("training.fp16", "expected at most one of bf16 and fp16; found both true"))
@@ -242,7 +253,7 @@ def _check_together(training: Mapping[str, object]) -> list[Problem]:
                 f"found '{saves}'",
             )
         )
-    metric = training.get("metric_for_best_model") or "accuracy"
+    metric = training.get("metric_for_best_model") or SELECTION_METRICS[task][0]
     if training.get("greater_is_better") is (metric == "loss"):
         grows = "false" if metric == "loss" else "true"
         problems.append(

@@ -2,7 +2,8 @@
 
 No module here loads a model or scores an image: what the files lack, the report lacks. Reading order: `saved_run` (the files),
 `scores` (what predictions say about each image), `findings` (what is shown of them); then `plots`, `html_report` and
-`model_card`, which put everything together.
+`model_card`, which put everything together. `label_scores`, `label_findings` and the other `label_` modules stand for those
+where an image may have several labels.
 """
 
 from .confusion import plot_confusion_matrix

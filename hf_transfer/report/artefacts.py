@@ -44,7 +44,7 @@ def _export_row(folder: str, artefact: Mapping[str, Any], timing: Mapping[str, A
         f"{sum(file['bytes'] for file in files) / 1e6:.1f} MB",
         escape(shape + (", preprocessing included" if artefact.get("preprocessing") else "")),
         f"{parity['max_abs_difference']:.1e}",
-        f"{count(parity['argmax_equal'])} of {count(parity['images'])}",
+        f"{count(parity.get('argmax_equal', parity.get('said_equal')))} of {count(parity['images'])}",
         _latency(timing, artefact["format"]),
     ]
 
@@ -72,5 +72,12 @@ def _quantized(folder: Path) -> str:
             f"Its accuracy on the {count(accuracy['n'])} test images is {number(accuracy['after'])}, the float model's "
             f"{number(accuracy['before'])}: a difference of {accuracy['difference']:+.4f} (95 % interval {low:+.4f} to "
             f"{high:+.4f}; exact McNemar test p = {number(accuracy['p_value'], 3)})."
+        )
+    if ranking := report.get("mean_average_precision"):
+        low, high = ranking["difference_ci95"]
+        lines.append(
+            f"Its mean average precision on the {count(ranking['n'])} test images is {number(ranking['after'])}, the float "
+            f"model's {number(ranking['before'])}: a difference of {ranking['difference']:+.4f} (95 % interval {low:+.4f} to "
+            f"{high:+.4f}; paired bootstrap p = {number(ranking['p_value'], 3)})."
         )
     return "\n\n".join(["## Quantized copy", " ".join(lines)])

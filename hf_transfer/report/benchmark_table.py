@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..metrics.headline import Headline, headline_of
 from ..run_directory import replacing, write_json
-from .formats import NOTHING, count, interval, number
+from .formats import NOTHING, count, finite, interval, number
 from .markdown import escape, table
 from .saved_run import SavedRun, read_object
 
@@ -21,7 +22,11 @@ _SHOWN: tuple[tuple[str, str], ...] = (
     ("accuracy", "Accuracy"),
     ("accuracy_ci95", "95 % interval"),
     ("majority_baseline", "Majority"),
+    ("mean_average_precision", "mAP"),
+    ("mean_average_precision_ci95", "95 % interval"),
+    ("prevalence_baseline", "Random"),
     ("macro_f1", "Macro F1"),
+    ("micro_f1", "Micro F1"),
     ("nll", "NLL"),
     ("ece", "ECE"),
     ("latency_ms", "Latency, ms"),
@@ -33,6 +38,11 @@ _SHOWN: tuple[tuple[str, str], ...] = (
     ("peak_memory_mb", "Peak MB"),
 )
 _SCORES = ("n", "skipped", "accuracy", "accuracy_ci95", "top5_accuracy", "balanced_accuracy", "macro_f1", "nll", "ece")
+
+_LABEL_SCORES = (
+    *("n", "skipped", "mean_average_precision", "mean_average_precision_ci95", "macro_f1", "micro_f1", "subset_accuracy"),
+    *("hamming_accuracy", "nll"),
+)
 
 
 def benchmark_row(run: Path, root: Path) -> dict[str, Any]:
@@ -46,7 +56,7 @@ def benchmark_row(run: Path, root: Path) -> dict[str, Any]:
     scores, cost = saved.splits[split], saved.cost
     found = saved.metrics.get("speed")
     speed: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    model, data = saved.section("model"), saved.section("data")
+    model, data, headline = saved.section("model"), saved.section("data"), saved.headline
     row: dict[str, Any] = {
         "run": run.relative_to(root).as_posix(),
         "model": model.get("backbone"),
@@ -55,8 +65,8 @@ def benchmark_row(run: Path, root: Path) -> dict[str, Any]:
         "data": data.get("source"),
         "config_name": data.get("config_name"),
         "split": split,
-        **{key: scores.get(key) for key in _SCORES},
-        "majority_baseline": scores.get("majority_baseline"),
+        **{key: scores.get(key) for key in (_LABEL_SCORES if saved.multi_label else _SCORES)},
+        headline.baseline: scores.get(headline.baseline),
         "unmapped_classes": len(scores.get("unmapped_classes") or ()),
         "seen_in_training": int((saved.environment.get("seen_in_training") or {}).get(split, 0)),
         "tta": saved.section("evaluation").get("tta", "none"),
@@ -74,10 +84,10 @@ def benchmark_row(run: Path, root: Path) -> dict[str, Any]:
     for name, further in saved.splits.items():
         shift = further.get("shift")
         if isinstance(shift, Mapping):
-            row |= {f"extra.{name}.accuracy": further.get("accuracy"), f"extra.{name}.shift": shift.get("accuracy")}
+            row |= {f"extra.{name}.{headline.key}": further.get(headline.key), f"extra.{name}.shift": shift.get(headline.key)}
     for corruption, severities in (scores.get("robustness") or {}).items():
-        reached = [found["accuracy"] for found in severities.values()]
-        row[f"corrupted.{corruption}.accuracy"] = sum(reached) / len(reached)
+        reached = [value for found in severities.values() if (value := finite(found[headline.key])) is not None]
+        row[f"corrupted.{corruption}.{headline.key}"] = sum(reached) / len(reached) if reached else None
     return row
 
 
@@ -107,32 +117,46 @@ def read_benchmark(root: Path) -> list[dict[str, Any]]:
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows data set by data set, the most accurate first."""
+    """Return the rows data set by data set, the most accurate first, or the one of the highest mean average precision."""
     order = list(dict.fromkeys(row["data"] for row in rows))
-    return sorted(rows, key=lambda row: (order.index(row["data"]), -row["accuracy"]))
+    return sorted(rows, key=lambda row: (order.index(row["data"]), -(row[headline_of(row).key] or 0.0)))
+
+
+def _by_task(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the rows of data of one label an image, and those of several: accuracy and mAP are in no table together."""
+    found: dict[Headline, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(headline_of(row), []).append(row)
+    return list(found.values())
 
 
 def benchmark_text(rows: Sequence[dict[str, Any]], failed: Sequence[dict[str, str]]) -> str:
-    """Return the table for a terminal."""
+    """Return the table for a terminal; one for each task."""
+    lines = [line for some in _by_task(rows) for line in (*_aligned(some), "")][:-1]
+    lines += _notes(rows)
+    lines += [f"not scored: {item['model']} on {item['data']}: {item['error'].splitlines()[0]}" for item in failed]
+    return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
     shown = _columns(rows)
     cells = [[title for _, title in shown], *([_cell(key, row.get(key)) for key, _ in shown] for row in ranked(rows))]
     widths = [max(len(line[column]) for line in cells) for column in range(len(shown))]
-    lines = [
+    return [
         "  ".join(
             text.ljust(width) if column < 3 else text.rjust(width)
             for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in cells
     ]
-    lines += _notes(rows)
-    lines += [f"not scored: {item['model']} on {item['data']}: {item['error'].splitlines()[0]}" for item in failed]
-    return "\n".join(lines)
 
 
 def _markdown(description: str, rows: Sequence[dict[str, Any]], failed: Sequence[dict[str, str]]) -> str:
-    shown = _columns(rows)
-    body = [[escape(_cell(key, row.get(key))) for key, _ in shown] for row in rows]
-    parts = [escape(description), table([title for _, title in shown], body, left=3) if rows else ""]
+    parts = [escape(description)]
+    for some in _by_task(rows):
+        shown = _columns(some)
+        body = [[escape(_cell(key, row.get(key))) for key, _ in shown] for row in some]
+        parts.append(table([title for _, title in shown], body, left=3))
     parts += [escape(note) for note in _notes(rows)]
     parts += [f"Not scored: {escape(item['model'])} on {escape(item['data'])}: {escape(item['error'])}" for item in failed]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -166,7 +190,7 @@ def _cell(key: str, value: Any) -> str:
         return NOTHING
     if key in ("model", "data", "split"):
         return str(value)
-    if key == "accuracy_ci95":
+    if key.endswith("_ci95"):
         return interval(value)
     if key in ("n", "parameters", "batch_size"):
         return count(value)
@@ -176,8 +200,8 @@ def _cell(key: str, value: Any) -> str:
 
 
 def _split_columns(key: str) -> list[str]:
-    return ["accuracy_low", "accuracy_high"] if key == "accuracy_ci95" else [key]
+    return [key.replace("_ci95", end) for end in ("_low", "_high")] if key.endswith("_ci95") else [key]
 
 
 def _split_cells(key: str, value: Any) -> list[Any]:
-    return list(value or (None, None)) if key == "accuracy_ci95" else [value]
+    return list(value or (None, None)) if key.endswith("_ci95") else [value]

@@ -39,15 +39,19 @@ def limits_section(run: SavedRun, *, published: bool) -> str:
 def _chance(run: SavedRun) -> str:
     split = run.headline_split
     found = run.splits[split] if split is not None else {}
-    if finite(found.get("accuracy")) is None or finite(found.get("n")) is None:
+    headline = run.headline
+    if finite(found.get(headline.key)) is None or finite(found.get("n")) is None:
         return ""
     groups = f" in {count(found['groups'])} groups" if finite(found.get("groups")) is not None else ""
     said = f"The figures of the {escape(split)} split come from {count(found['n'])} images{groups}."
-    bounds = interval(found.get("accuracy_ci95"))
+    bounds = interval(found.get(headline.interval))
     if bounds != NOTHING:
         drawn = "groups" if groups else "images"
-        said += f" The 95 % interval of the accuracy, {bounds}, tells how far the choice of these {drawn} may have moved it; "
-        said += "macro F1, balanced accuracy, NLL and ECE are given without an interval."
+        others = "F1, the figures of single classes and NLL" if run.multi_label else "macro F1, balanced accuracy, NLL and ECE"
+        said += (
+            f" The 95 % interval of the {headline.name}, {bounds}, tells how far the choice of these {drawn} may have moved "
+        )
+        said += f"it; {others} are given without an interval."
     if not run.evaluates_only:
         seed = finite(run.recipe.get("seed"))
         said += f" They are of one training run{'' if seed is None else f' (seed {seed})'}: how much another seed would"
@@ -61,7 +65,8 @@ def _weakest_classes(run: SavedRun) -> str:
     if not isinstance(per_class, Mapping):
         return ""
     scores = {name: found for name, found in per_class.items() if isinstance(found, Mapping)}
-    known = {name: f1 for name, found in scores.items() if (f1 := finite(found.get("f1"))) is not None}
+    key, title = ("average_precision", "average precision") if run.multi_label else ("f1", "F1")
+    known = {name: value for name, found in scores.items() if (value := finite(found.get(key))) is not None}
     without = [name for name, found in scores.items() if finite(found.get("n")) == 0]
     few = [name for name, found in scores.items() if 0 < (finite(found.get("n")) or 0) < _FEW_IMAGES]
     if known and min(known.values()) == max(known.values()):
@@ -70,7 +75,7 @@ def _weakest_classes(run: SavedRun) -> str:
     parts = []
     if lowest:
         each = ", ".join(f"{code(name)} {number(known[name])} (of {count(scores[name].get('n'))} images)" for name in lowest)
-        parts.append(f"Lowest F1 on the {escape(split)} split: {each}.")
+        parts.append(f"Lowest {title} on the {escape(split)} split: {each}.")
     if few:
         parts.append(f"Fewer than {_FEW_IMAGES} images of the split, too few for figures of their own: {_named(few)}.")
     if without:

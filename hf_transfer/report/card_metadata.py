@@ -39,6 +39,8 @@ def card_data(run: SavedRun, name: str) -> ModelCardData:
         tags.append("full-fine-tuning" if strategy == "full" else plain(strategy).replace("_", "-"))
     if kind == TIMM:
         tags.append("timm")
+    if run.multi_label:
+        tags.append("multi-label")
     results = evaluation_results(run)
     licence, base_model = backbone_licence(run), base_model_id(run)
     return ModelCardData(
@@ -58,7 +60,7 @@ def card_data(run: SavedRun, name: str) -> ModelCardData:
 
 
 def evaluation_results(run: SavedRun) -> list[EvalResult]:
-    """Return accuracy and macro F1 of the headline split, to the last digit, as the card's `model-index` holds them.
+    """Return accuracy (or mean average precision) and macro F1 of the headline split, to the last digit, for `model-index`.
 
     The arguments of each say on how many images and with which seed it was measured, and its 95 % interval where it has one.
     """
@@ -71,7 +73,7 @@ def evaluation_results(run: SavedRun) -> list[EvalResult]:
     data = run.section("data")
     where: dict[str, Any] = {
         "task_type": TASK,
-        "task_name": "Image classification",
+        "task_name": "Multi-label image classification" if run.multi_label else "Image classification",
         # A data set that is not on the Hub must not be taken for one that is and has the same name.
         "dataset_type": dataset or "custom",
         "dataset_name": dataset or plain(data_name(run)),
@@ -83,7 +85,11 @@ def evaluation_results(run: SavedRun) -> list[EvalResult]:
         where["dataset_revision"] = plain(revision) if revision else None
     results = []
     # On the Hub the metric is called f1; which average is an argument of it.
-    for key, metric, args in (("accuracy", "accuracy", {}), ("macro_f1", "f1", {"average": "macro"})):
+    averages: list[tuple[str, str, dict[str, Any]]] = [
+        (run.headline.key, run.headline.key, {}),
+        ("macro_f1", "f1", {"average": "macro"}),
+    ]
+    for key, metric, args in averages:
         value = finite(found.get(key))
         if value is not None:
             facts = args | _measured_with(run, found, key)

@@ -34,24 +34,39 @@ def usage_section(run: SavedRun, repo_id: str | None, revision: str | None) -> s
         )
     elif kind == TIMM:
         said += " The backbone is timm's: it needs `pip install timm`, nothing of ours."
-    parts = ["## How to use", said.strip(), "As a pipeline:", _pipeline(kind, place, revision), "Step by step:"]
-    parts.append(_step_by_step(kind, place, revision))
+    several = ""
+    if run.multi_label:
+        several = _STATED if run.model_config and "thresholds" in run.model_config else _UNSTATED
+    parts = ["## How to use", said.strip(), "As a pipeline:", _pipeline(kind, place, revision, several), "Step by step:"]
+    parts.append(_step_by_step(kind, place, revision, several))
     if kind == TIMM:
-        parts += ["With timm alone:", _with_timm(repo_id, revision)]
+        parts += ["With timm alone:", _with_timm(repo_id, revision, several)]
     if kind is not None:
         parts += ["On the command line, after `pip install hf-transfer-learning`:", _commands(run, repo_id, revision)]
     return "\n\n".join(filter(None, parts))
 
 
-def _pipeline(kind: str | None, place: str, revision: str | None) -> str:
+# Where an image may show several classes: what gives, in the code of a card, the probability from which each is said.
+_STATED = "model.config.thresholds"
+_UNSTATED = "[0.5] * model.config.num_labels"
+_SAID = [
+    f'answers = classifier("{_IMAGE}", function_to_apply="sigmoid", top_k=len(thresholds))',
+    'print([answer for answer in answers if answer["score"] >= thresholds[answer["label"]]])',
+]
+
+
+def _pipeline(kind: str | None, place: str, revision: str | None, several: str) -> str:
     lines = ["from transformers import pipeline", ""]
     if kind == WRAPPER:
         lines = ["import hf_transfer", *lines, "hf_transfer.register()"]
-    lines += [f'classifier = pipeline("{TASK}", model={_at(place, revision)})', f'print(classifier("{_IMAGE}"))']
+    lines += [f'classifier = pipeline("{TASK}", model={_at(place, revision)})']
+    if several:
+        lines += ["model = classifier.model", f"thresholds = dict(zip(model.config.id2label.values(), {several}))"]
+    lines += _SAID if several else [f'print(classifier("{_IMAGE}"))']
     return code_block("\n".join(lines), "python")
 
 
-def _step_by_step(kind: str | None, place: str, revision: str | None) -> str:
+def _step_by_step(kind: str | None, place: str, revision: str | None, several: str) -> str:
     lines = [
         "import torch",
         "from transformers import AutoImageProcessor, AutoModelForImageClassification",
@@ -66,12 +81,20 @@ def _step_by_step(kind: str | None, place: str, revision: str | None) -> str:
         f'inputs = processor(load_image("{_IMAGE}"), return_tensors="pt")',
         "with torch.no_grad():",
         "    logits = model(**inputs).logits[0]",
-        "print(model.config.id2label[int(logits.argmax())], float(logits.softmax(0).max()))",
     ]
+    lines += (
+        [
+            "probabilities = logits.sigmoid().tolist()",
+            f"said = zip(model.config.id2label.values(), probabilities, {several})",
+            "print([(name, probability) for name, probability, threshold in said if probability >= threshold])",
+        ]
+        if several
+        else ["print(model.config.id2label[int(logits.argmax())], float(logits.softmax(0).max()))"]
+    )
     return code_block("\n".join(lines), "python")
 
 
-def _with_timm(repo_id: str | None, revision: str | None) -> str:
+def _with_timm(repo_id: str | None, revision: str | None, several: str) -> str:
     name = f"hf-hub:{repo_id}{f'@{revision}' if revision else ''}" if repo_id else "local-dir:model"
     lines = [
         "import timm",
@@ -83,7 +106,9 @@ def _with_timm(repo_id: str | None, revision: str | None) -> str:
         f'image = ImageOps.exif_transpose(Image.open("{_IMAGE}")).convert("RGB")',
         "with torch.no_grad():",
         "    logits = model(transform(image)[None])[0]",
-        'print(model.pretrained_cfg["label_names"][int(logits.argmax())], float(logits.softmax(0).max()))',
+        'print(dict(zip(model.pretrained_cfg["label_names"], logits.sigmoid().tolist())))  # thresholds: config.json'
+        if several
+        else 'print(model.pretrained_cfg["label_names"][int(logits.argmax())], float(logits.softmax(0).max()))',
     ]
     return code_block("\n".join(lines), "python")
 
@@ -113,30 +138,43 @@ def intended_use_section(run: SavedRun) -> str:
         return ""
     shown = ", ".join(code(name) for name in names[:_CLASSES_NAMED])
     more = f" and {count(len(names) - _CLASSES_NAMED)} more, all of them in config.json" if len(names) > _CLASSES_NAMED else ""
+    alike = (
+        "- Classes that it was not trained for: of an image that shows none of its classes it may say nothing, or a wrong one."
+        if run.multi_label
+        else "- An image that shows none of the classes, or several of them: the model names one of its classes all the same, "
+        "and its probabilities always add up to 1."
+    )
     lines = [
-        "- An image that shows none of the classes, or several of them: the model names one of its classes all the same, "
-        "and its probabilities always add up to 1.",
+        alike,
         "- Finding, counting or outlining things in an image: the answer is for the whole of it.",
         "- Images of other origin than the training data, before the model has been evaluated on them.",
     ]
     split = run.headline_split
     found = run.splits[split] if split is not None else {}
-    accuracy, images = finite(found.get("accuracy")), finite(found.get("n"))
-    if accuracy is not None and images:
-        wrong = round(images * (1 - accuracy))
+    share, images = finite(found.get("subset_accuracy" if run.multi_label else "accuracy")), finite(found.get("n"))
+    if share is not None and images:
+        wrong = round(images * (1 - share))
         few = "" if wrong else ", which does not mean that none will"
+        what = "a missed or a wrong label" if run.multi_label else "a wrong class"
+        got = "have such a label" if run.multi_label else "got a wrong one"
         lines.append(
-            f"- Decisions in which a wrong class does harm, without a check of their own: {count(wrong)} of the "
-            f"{count(images)} images of the {escape(split)} split got a wrong one{few}."
+            f"- Decisions in which {what} does harm, without a check of their own: {count(wrong)} of the "
+            f"{count(images)} images of the {escape(split)} split {got}{few}."
         )
     return "\n\n".join(
         [
             "## Intended use",
-            f"Naming the class of an image like those of {data_link(run)}, one of {count(len(names))}: {shown}{more}.",
+            f"{_purpose(run)} {count(len(names))}: {shown}{more}.",
             "Not meant for:",
             "\n".join(lines),
         ]
     )
+
+
+def _purpose(run: SavedRun) -> str:
+    if run.multi_label:
+        return f"Saying which classes an image like those of {data_link(run)} shows, each for itself, of"
+    return f"Naming the class of an image like those of {data_link(run)}, one of"
 
 
 def data_link(run: SavedRun) -> str:

@@ -1,4 +1,4 @@
-"""The training curves: loss, accuracy and learning rates against the step, phase by phase."""
+"""The training curves: loss, accuracy (or mean average precision) and learning rates against the step, phase by phase."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def draw_curves(rows: Sequence[HistoryRow]) -> Any:
     """Return the figure of `plot_curves`; see there."""
     if not rows:
         raise ValueError("expected at least one row of history, found none")
-    panels = [name for name in ("loss", "accuracy", "learning rate") if _has_values(rows, name)]
+    panels = [name for name in ("loss", "accuracy", "mean average precision", "learning rate") if _has_values(rows, name)]
     heights = [_RATE_HEIGHT if name == "learning rate" else _CURVE_HEIGHT for name in panels]
     figure = new_figure(WIDTH, sum(heights) + _MARGIN)
     if not panels:
@@ -79,14 +79,18 @@ def draw_curves(rows: Sequence[HistoryRow]) -> Any:
 def _has_values(rows: Sequence[HistoryRow], panel: str) -> bool:
     if panel == "learning rate":
         return any(row.learning_rates for row in rows)
-    return any(getattr(row, panel) is not None for row in rows)
+    return any(_value(row, panel) is not None for row in rows)
+
+
+def _value(row: HistoryRow, metric: str) -> float | None:
+    return getattr(row, metric.replace(" ", "_"))
 
 
 def _draw_metric(axis: Any, rows: Sequence[HistoryRow], metric: str) -> None:
     found = {row.split for row in rows}
     others = sorted(found - set(_COLOURS))
     for split in [*(name for name in _COLOURS if name in found), *others]:
-        points = [(row.step, value) for row in rows if row.split == split and (value := getattr(row, metric)) is not None]
+        points = [(row.step, value) for row in rows if row.split == split and (value := _value(row, metric)) is not None]
         if not points:
             continue
         steps, values = zip(*points, strict=True)
@@ -103,7 +107,7 @@ def _draw_metric(axis: Any, rows: Sequence[HistoryRow], metric: str) -> None:
             axis.plot(steps, smooth, color=colour, linewidth=1.8, label=f"{label}\n(mean of {window} lines)")
         else:
             axis.plot(steps, values, style, color=colour, linewidth=1.8, label=label)
-    if metric == "accuracy":
+    if metric != "loss":
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, -0.02), min(high, 1.02))
     _legend(axis)

@@ -49,11 +49,11 @@ class Findings:
         losses = top_losses(scores, TOP_LOSSES_SHOWN)
         pairs = confused_pairs(scores, PAIRS_SHOWN, EXAMPLES_SHOWN)
         shown = [*losses, *(example for pair in pairs for example in pair.examples)]
-        images = read_images(_data(run), [e.sample_id for e in shown], {e.sample_id: e.path for e in shown})
+        images = read_images(data_section(run), [e.sample_id for e in shown], {e.sample_id: e.path for e in shown})
         return cls(split, scores, losses, pairs, images)
 
 
-def _data(run: SavedRun) -> Data | None:
+def data_section(run: SavedRun) -> Data | None:
     """Return the recipe's `data` section at the revision that the run read.
 
     None where another version wrote a section that this one does not understand.

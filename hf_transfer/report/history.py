@@ -25,6 +25,7 @@ class HistoryRow:
         loss: mean loss since the last line (train) or over the split.
         accuracy: likewise, 0 to 1.
         macro_f1: over the split.
+        mean_average_precision: over the split, where images may have several labels; there is no accuracy then.
         learning_rates: layer group to learning rate, without the groups that were frozen.
         trainable_parameters: how many parameters were trained at this step.
     """
@@ -38,6 +39,12 @@ class HistoryRow:
     macro_f1: float | None
     learning_rates: dict[str, float]
     trainable_parameters: int | None
+    mean_average_precision: float | None = None
+
+    @property
+    def headline(self) -> float | None:
+        """The figure that selects: accuracy, or mean average precision."""
+        return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ def read_history(path: Path) -> list[HistoryRow]:
             loss=_number(record.get("loss")),
             accuracy=_number(record.get("accuracy")),
             macro_f1=_number(record.get("macro_f1")),
+            mean_average_precision=_number(record.get("mean_average_precision")),
             learning_rates={name[len(_RATE_PREFIX) :]: rate for name in rates if (rate := _number(record[name])) is not None},
             trainable_parameters=_whole(_number(record.get("trainable_parameters"))),
         )

@@ -14,7 +14,9 @@ from ..run_directory import replacing
 from . import run_tables as tables
 from .card_metadata import data_name
 from .findings import Findings
-from .formats import count, finite, interval, number
+from .formats import NOTHING, count, finite, interval, number
+from .label_findings import LabelFindings
+from .label_mistakes import LabelExample, Said
 from .mistakes import Example
 from .names import plain, shown_names
 from .plots import (
@@ -23,9 +25,11 @@ from .plots import (
     CURVES,
     EXPLANATIONS,
     PER_CLASS,
+    PRECISION_RECALL,
     RELIABILITY,
     TEMPERATURES,
     plotted_split,
+    read_findings,
 )
 from .redaction import public, public_text
 from .saved_run import SavedRun
@@ -42,7 +46,7 @@ _CAPTION = 48  # columns of text that a class name below an image may take
 _SMALL = 64  # pixels: images below are enlarged with their pixels sharp
 
 
-def write_report(run_dir: Path, output: Path | None = None, findings: Findings | None = None) -> Path:
+def write_report(run_dir: Path, output: Path | None = None, findings: Findings | LabelFindings | None = None) -> Path:
     """Write one self-contained HTML file from the files of a run directory.
 
     Pictures are those of plots/, so `write_plots` comes first; what is not there is left out. Class names, descriptions and
@@ -85,22 +89,24 @@ def page_environment() -> Any:
     )
 
 
-def _content(run: SavedRun, findings: Findings | None) -> dict[str, Any]:
+def _content(run: SavedRun, findings: Findings | LabelFindings | None) -> dict[str, Any]:
     """Return what the template shows; a part that is None or empty, and its heading, is left out."""
     split = plotted_split(run.path)
-    if findings is None and split is not None:
-        findings = Findings.read(run, split)
+    if findings is None:
+        findings = read_findings(run)
     recipe = public(run.recipe)
     per_class = run.splits[run.headline_split].get("per_class") if run.headline_split else None
     return {
         "name": plain(run.path.resolve().name),
         "description": public_text(plain(run.recipe["description"])) if run.recipe.get("description") else "",
         "subtitle": _subtitle(run),
+        "multi_label": run.multi_label,
         "headline": _headline(run),
+        "figures_explained": tables.LABELS_EXPLAINED if run.multi_label else "",
         "split": plain(split) if split is not None else None,
         "headline_split": plain(run.headline_split) if run.headline_split else None,
         "validation_only": run.headline_split == "validation" and not run.evaluates_only,
-        "watched_test": plain(watched_test(run.metrics)),
+        "watched_test": plain(said) if (said := watched_test(run.metrics)) else "",
         "reference": _reference(run),
         "splits": tables.splits_table(run),
         "shifts": tables.shifts_table(run),
@@ -110,8 +116,9 @@ def _content(run: SavedRun, findings: Findings | None) -> dict[str, Any]:
         "many_classes": MAX_CLASSES_OPEN,
         "calibration": tables.calibration_table(run),
         "folded_temperature": number(run.metrics.get("temperature"), 3) if finite(run.metrics.get("temperature")) else None,
-        "pairs": _pairs(findings) if findings else [],
-        "losses": _tiles(findings.losses, findings) if findings else [],
+        "pairs": _pairs(findings) if isinstance(findings, Findings) else [],
+        "errors": _errors(findings) if isinstance(findings, LabelFindings) else [],
+        "losses": _losses(findings),
         "phases": tables.phases_table(run),
         "temperatures": temperatures.words if (temperatures := learned_temperatures(run.metrics)) else None,
         "about_temperatures": ABOUT,
@@ -127,7 +134,10 @@ def _content(run: SavedRun, findings: Findings | None) -> dict[str, Any]:
         "recipe": json.dumps(recipe, indent=2, ensure_ascii=False),
         "pictures": {
             picture.stem: _inlined(run.path / picture) if (run.path / picture).is_file() else None
-            for picture in (CURVES, TEMPERATURES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, EXPLANATIONS)
+            for picture in (
+                *(CURVES, TEMPERATURES, CONFUSION_MATRIX, PER_CLASS, RELIABILITY, BINARY_CURVES, PRECISION_RECALL),
+                EXPLANATIONS,
+            )
         },
     }
 
@@ -140,14 +150,16 @@ def _subtitle(run: SavedRun) -> str:
 
 
 def _headline(run: SavedRun) -> dict[str, str] | None:
-    found = run.splits.get(run.headline_split or "", {})
-    if finite(found.get("accuracy")) is None:
+    found, headline = run.splits.get(run.headline_split or "", {}), run.headline
+    if finite(found.get(headline.key)) is None:
         return None
     return {
-        "accuracy": number(found["accuracy"]),
-        "interval": interval(found.get("accuracy_ci95")),
+        "title": "Mean average precision" if run.multi_label else headline.title,
+        "value": number(found[headline.key]),
+        "interval": interval(found.get(headline.interval)),
         "n": count(found.get("n")),
-        "baseline": number(found.get("majority_baseline")),
+        "baseline": number(found.get(headline.baseline)),
+        "baseline_words": headline.baseline_short,
         "macro_f1": number(found.get("macro_f1")),
     }
 
@@ -194,6 +206,55 @@ def _pairs(findings: Findings) -> list[dict[str, Any]]:
             "tiles": _tiles(pair.examples, findings),
         }
         for pair in findings.pairs
+    ]
+
+
+def _errors(findings: LabelFindings) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": plain(error.label),
+            "kind": error.kind,
+            "count": count(error.count),
+            "of": count(error.of),
+            "tiles": _label_tiles(error.examples, findings, error.label),
+        }
+        for error in findings.errors
+    ]
+
+
+def _losses(findings: Findings | LabelFindings | None) -> list[dict[str, Any]]:
+    if findings is None:
+        return []
+    if isinstance(findings, LabelFindings):
+        return _label_tiles(findings.losses, findings)
+    return _tiles(findings.losses, findings)
+
+
+def _label_tiles(examples: Iterable[LabelExample], findings: LabelFindings, asked: str | None = None) -> list[dict[str, Any]]:
+    """Return what is shown of images with several labels; of one class, `asked`, its probability too."""
+    images, names = findings.images, findings.scores.predictions.class_names
+    short = dict(zip(names, shown_names(names, _CAPTION), strict=True))
+
+    def told(labels: Iterable[Said]) -> list[tuple[str, str]]:
+        return [(short[label.name], number(label.probability, 3)) for label in labels]
+
+    return [
+        {
+            "image": _thumbnail(images[example.sample_id]) if example.sample_id in images else None,
+            "small": example.sample_id in images and max(images[example.sample_id].size) < _SMALL,
+            "sample_id": public_text(plain(example.sample_id)),
+            "groups": [
+                ("right", "right-text", told(example.right)),
+                ("missed", "wrong-text", told(example.missed)),
+                ("not there", "wrong-text", told(example.wrong)),
+            ],
+            "right": example.is_right,
+            "asked": next(
+                (number(label.probability, 3) for label in (*example.missed, *example.wrong) if label.name == asked), NOTHING
+            ),
+            "loss": number(example.loss, 2),
+        }
+        for example in examples
     ]
 
 

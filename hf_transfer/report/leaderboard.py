@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, get_args
 import numpy as np
 
 from ..backbones.shortlist import Listed, shortlist
+from ..metrics.headline import ACCURACY, Headline
+from ..metrics.ranking_verdict import RankingCandidate, reach_ranking_verdict
 from ..metrics.verdict import Candidate, Standing, Verdict, reach_verdict
 from ..recipe.words import FROZEN, Cost, candidate, in_a_word
 from ..run_directory import replacing, write_json
@@ -39,7 +42,8 @@ class Row:
         runs: their directories, from the leaderboard's folder.
         costs: each the largest over the runs; None where it is not known. `train_seconds` includes what the features of a
             frozen backbone cost, also where another run had computed them.
-        majority_baseline: accuracy of always answering the most frequent class.
+        majority_baseline: accuracy of always answering the most frequent class; where images may have several labels, mean
+            average precision of ranking them at random.
         input_size: pixels of the images' shorter side as the network sees them; None where the run does not say.
         pretraining: what the backbone was pretrained on, from the shortlist; None for backbones that it does not have.
         imagenet_top1: its published ImageNet accuracy, 0 to 1, likewise.
@@ -103,8 +107,23 @@ class Leaderboard:
     left_out: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON-ready data."""
-        return json.loads(json.dumps(asdict(self)))
+        """Return all of it as JSON-ready data; figures that are no accuracies have their own names."""
+        found = json.loads(json.dumps(asdict(self)))
+        for table, content in zip(self.tables, found["tables"], strict=True):
+            for part in (*content["verdict"]["standings"], *content["rows"].values()):
+                named = _renamed(part, table.verdict.headline)
+                part.clear()
+                part.update(named)
+        return found
+
+
+def _renamed(values: Mapping[str, Any], headline: Headline) -> dict[str, Any]:
+    """Return values with what is called accuracy, and its baseline, called what they are; published ones stay."""
+    if headline == ACCURACY:
+        return dict(values)
+    names = {ACCURACY.baseline: headline.baseline}
+    names |= {key: key.replace(ACCURACY.key, headline.key) for key in values if re.match(r"(validation_)?accuracy", key)}
+    return {names.get(key, key): value for key, value in values.items()}
 
 
 def build_leaderboard(root: Path, *, cheapest_by: str = "train_seconds") -> Leaderboard:
@@ -155,36 +174,40 @@ def csv_lines(board: Leaderboard) -> list[dict[str, Any]]:
         for standing in table.verdict.standings:
             row, beside = table.rows[standing.name], comparisons.get(standing.name)
             lines.append(
-                {
-                    "data": table.data,
-                    "name": standing.name,
-                    **{key: row.values.get(key) for key in keys},
-                    "seeds": standing.seeds,
-                    "n": table.verdict.images,
-                    "groups": table.verdict.groups,
-                    "accuracy": standing.accuracy,
-                    "accuracy_low": standing.accuracy_ci95[0],
-                    "accuracy_high": standing.accuracy_ci95[1],
-                    "seed_deviation": standing.seed_deviation,
-                    "validation_accuracy": standing.validation_accuracy,
-                    "leader": standing.name == table.verdict.leader,
-                    "tied": standing.tied,
-                    "difference": beside and beside.difference,
-                    "difference_low": beside and beside.difference_ci95[0],
-                    "difference_high": beside and beside.difference_ci95[1],
-                    "p_adjusted": beside and beside.p_adjusted,
-                    **row.costs,
-                    "majority_baseline": row.majority_baseline,
-                    "input_size": row.input_size,
-                    "pretraining": row.pretraining,
-                    "imagenet_top1": row.imagenet_top1,
-                    "trials": row.trials,
-                    "logme": row.logme,
-                    "published": row.published,
-                    "published_source": row.published_source,
-                }
+                _renamed(
+                    {
+                        "data": table.data,
+                        "name": standing.name,
+                        **{key: row.values.get(key) for key in keys},
+                        "seeds": standing.seeds,
+                        "n": table.verdict.images,
+                        "groups": table.verdict.groups,
+                        "accuracy": standing.accuracy,
+                        "accuracy_low": standing.accuracy_ci95[0],
+                        "accuracy_high": standing.accuracy_ci95[1],
+                        "seed_deviation": standing.seed_deviation,
+                        "validation_accuracy": standing.validation_accuracy,
+                        "leader": standing.name == table.verdict.leader,
+                        "tied": standing.tied,
+                        "difference": beside and beside.difference,
+                        "difference_low": beside and beside.difference_ci95[0],
+                        "difference_high": beside and beside.difference_ci95[1],
+                        "p_adjusted": beside and beside.p_adjusted,
+                        **row.costs,
+                        "majority_baseline": row.majority_baseline,
+                        "input_size": row.input_size,
+                        "pretraining": row.pretraining,
+                        "imagenet_top1": row.imagenet_top1,
+                        "trials": row.trials,
+                        "logme": row.logme,
+                        "published": row.published,
+                        "published_source": row.published_source,
+                    },
+                    table.verdict.headline,
+                )
             )
-    return lines
+    titles = dict.fromkeys(title for line in lines for title in line)
+    return [{title: line.get(title) for title in titles} for line in lines]
 
 
 def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str, top: int) -> Table:
@@ -192,7 +215,7 @@ def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str, top: int) 
     for entry in entries:
         groups.setdefault(json.dumps(entry.values, sort_keys=True), []).append(entry)
     rows: dict[str, Row] = {}
-    candidates = []
+    candidates: list[tuple[Row, list[RunEntry], list[float] | None]] = []
     latencies = _latencies(entries)
     for found in groups.values():
         found.sort(key=lambda entry: (entry.seed, entry.path))
@@ -200,18 +223,44 @@ def _table(entries: Sequence[RunEntry], root: Path, cheapest_by: str, top: int) 
         rows[row.name] = row
         validation = [entry.validation_accuracy for entry in found]
         known = [value for value in validation if value is not None]
-        candidates.append(
-            Candidate(
-                row.name,
-                [entry.correct for entry in found],
-                validation_accuracy=known if len(known) == len(found) else None,
-                costs=row.costs,
-            )
-        )
+        candidates.append((row, found, known if len(known) == len(found) else None))
     together, unclear = _images_together(entries)
-    verdict = reach_verdict(candidates, groups=together, cost=cheapest_by)
+    verdict = _verdict(candidates, together, cheapest_by)
     source = entries[0].run.section("data").get("source")
     return Table(str(source), rows, verdict, (*unclear, *_warnings(entries, rows)), _selection(rows, verdict, top))
+
+
+def _verdict(
+    candidates: Sequence[tuple[Row, list[RunEntry], list[float] | None]], groups: np.ndarray | None, cost: str
+) -> Verdict:
+    """Return the verdict on candidates, each with its runs and what they reached on validation."""
+    first = candidates[0][1][0].ranking
+    if first is None:
+        one_label = [
+            Candidate(row.name, [run.correct for run in runs], validation_accuracy=validation, costs=row.costs)
+            for row, runs, validation in candidates
+        ]
+        return reach_verdict(one_label, groups=groups, cost=cost)
+    several = [
+        RankingCandidate(
+            row.name,
+            [run.ranking.scores for run in runs if run.ranking is not None],
+            validation,
+            row.costs,
+            _stated_interval(runs, grouped=groups is not None),
+        )
+        for row, runs, validation in candidates
+    ]
+    return reach_ranking_verdict(several, first.labels, groups=groups, cost=cost)
+
+
+def _stated_interval(runs: Sequence[RunEntry], *, grouped: bool) -> tuple[float, float] | None:
+    """Return the interval that a single run states of its figure, where it drew images as they are drawn here."""
+    test = runs[0].run.splits.get("test", {})
+    stated = test.get(runs[0].run.headline.interval)
+    if len(runs) > 1 or not isinstance(stated, list) or len(stated) != 2 or ("groups" in test) != grouped:
+        return None
+    return float(stated[0]), float(stated[1])
 
 
 def _images_together(entries: Sequence[RunEntry]) -> tuple[np.ndarray | None, list[str]]:
@@ -253,7 +302,7 @@ def _row(found: Sequence[RunEntry], root: Path, latencies: Mapping[str, float], 
         runs=tuple(entry.path.relative_to(root).as_posix() for entry in found),
         costs={cost: _largest([_cost(entry, cost) for entry in found]) for cost in COSTS}
         | {"latency_ms": None if first.strategy == "knn" else latencies.get(_network(first))},
-        majority_baseline=_largest([finite(entry.run.splits["test"].get("majority_baseline")) for entry in found]),
+        majority_baseline=_largest([finite(entry.run.splits["test"].get(first.run.headline.baseline)) for entry in found]),
         input_size=_input_size(first),
         pretraining=listed.pretraining if listed else None,
         imagenet_top1=listed.imagenet_top1 / 100 if listed and listed.imagenet_top1 is not None else None,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunDirectoryError, listed
+from ..metrics.headline import ACCURACY, Headline
 from ..metrics.verdict_words import cost_words
 from .card_metadata import TASK, backbone_licence, check_metadata, data_name, dataset_hub_id, hub_id
 from .card_seal import sealed
@@ -50,6 +51,18 @@ _DEFINITIONS = {
     "Trials": "the settings that each run was chosen from, on validation.",
     "ImageNet": "the published ImageNet accuracy of the backbone, a baseline that costs nothing.",
     "Published": "the figure that others published for this experiment; below the table is where.",
+}
+# What is different where images may have several labels.
+_LABEL_DEFINITIONS = {
+    "mAP": "the mean average precision of the classes on the test images, the mean over seeds.",
+    "95 % interval": "after mAP: where it lies over fresh images (drawn again 1,000 times) and fresh seeds (with one seed: "
+    "over fresh images, for that network).",
+    "Between seeds": "the standard deviation of the seeds' mAP.",
+    "Validation": "the mean mAP on validation, by which the leader is chosen where it is known.",
+    "Beside the leader": "the difference of test mAPs; its interval is not adjusted for the number of comparisons.",
+    "p": "the larger p-value of two t tests on the same test images: is the difference more than another choice of images "
+    "would make it (its spread over images that are drawn again), and, with several seeds, more than another choice of images "
+    "and seeds? Each is adjusted for all comparisons with the leader.",
 }
 
 
@@ -191,7 +204,8 @@ def _comparison(found: Table, root: Path, *, several: bool) -> str:
     ]
     if found.selection is not None:
         header, *lines = [[_said(cell) for cell in line] for line in selectors(found.selection)]
-        parts += [f"### {SELECTION_TITLE}", _said(selection_words(found.selection)), table(header, lines)]
+        words = selection_words(found.selection, found.verdict.headline.name)
+        parts += [f"### {SELECTION_TITLE}", _said(words), table(header, lines)]
     return "\n\n".join(filter(None, parts))
 
 
@@ -256,7 +270,14 @@ def _fronts(board: Leaderboard) -> str:
         "The Pareto fronts: for each cost, cheapest first, the candidates that are more accurate than all that cost less. "
         "Accuracies are those of the table, without their intervals."
     )
-    return "\n\n".join(filter(None, ["## Accuracy against cost", said, *parts]))
+    heading = "## Accuracy against cost"
+    if any(found.verdict.headline != ACCURACY for found in board.tables):
+        heading = "## Figures against cost"
+        said = (
+            "The Pareto fronts: for each cost, cheapest first, the candidates that reach more than all that cost less. Figures "
+            "are the first of the table, without their intervals."
+        )
+    return "\n\n".join(filter(None, [heading, said, *parts]))
 
 
 def _amount(cost: str, value: float | None) -> str:
@@ -286,6 +307,8 @@ def _measured_on(board: Leaderboard, runs: Mapping[str, SavedRun]) -> str:
         rows = list(found.rows.values())
         first = runs[rows[0].runs[0]]
         sizes = {split: sum(filter(None, map(finite, of.values()))) for split, of in class_counts(first).items()}
+        if first.multi_label:  # labels are counted there
+            sizes = {split: size for split, of in first.splits.items() if (size := finite(of.get("n"))) is not None}
         classes = len(class_names(first))
         images = ", ".join(f"{count(size)} {escape(split)}" for split, size in sizes.items())
         said = f"- {data_link(first)}: {images or count(found.verdict.images) + ' test'} images"
@@ -294,7 +317,7 @@ def _measured_on(board: Leaderboard, runs: Mapping[str, SavedRun]) -> str:
         fingerprint = first.environment.get("data_fingerprint")
         said += f"; seeds {', '.join(map(str, seeds))}; {len(rows)} candidates, {sum(len(row.runs) for row in rows)} runs"
         said += f"; fingerprint of the images {code(fingerprint)}" if fingerprint else ""
-        parts.append(f"{said}.{_baselines(rows, classes)}")
+        parts.append(f"{said}.{_baselines(rows, classes, found.verdict.headline)}")
     watched = any(watched_test(run.metrics) for run in runs.values())
     read = "also scored while some of the runs trained" if watched else "read once, by the models as they were saved"
     parts.append(
@@ -304,9 +327,11 @@ def _measured_on(board: Leaderboard, runs: Mapping[str, SavedRun]) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def _baselines(rows: Sequence[Row], classes: int) -> str:
-    """Return, with a space before it, what accuracy costs nothing."""
+def _baselines(rows: Sequence[Row], classes: int, headline: Headline) -> str:
+    """Return, with a space before it, what accuracy (or mean average precision) costs nothing."""
     known = {row.majority_baseline for row in rows if row.majority_baseline is not None}
+    if headline != ACCURACY:
+        return f" {headline.name.capitalize()} of {headline.baseline_words} {number(max(known))}." if known else ""
     said = [f"always answering the most frequent class {number(max(known))}"] if known else []
     said += [f"guessing {number(1 / classes)}"] if classes else []
     return f" Accuracy of {', of '.join(said)}." if said else ""
@@ -331,8 +356,12 @@ def _backbones(board: Leaderboard, runs: Mapping[str, SavedRun]) -> str:
 
 
 def _reading(board: Leaderboard) -> str:
-    shown = dict.fromkeys(title for found in board.tables for title in columns(found)[0])
-    lines = [f"- **{escape(title)}**: {_DEFINITIONS[title]}" for title in shown if title in _DEFINITIONS]
+    lines: dict[str, None] = {}
+    for found in board.tables:
+        definitions = _DEFINITIONS | (_LABEL_DEFINITIONS if found.verdict.headline != ACCURACY else {})
+        for title in columns(found)[0]:
+            if title in definitions:
+                lines[f"- **{escape(title)}**: {definitions[title]}"] = None
     return "\n\n".join(
         [
             "## How to read the figures",

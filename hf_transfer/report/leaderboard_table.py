@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..metrics.headline import ACCURACY
 from .formats import NOTHING, count, duration, interval, number
 from .leaderboard import Leaderboard, Table
 from .markdown import escape, table
@@ -42,7 +43,8 @@ def leaderboard_text(board: Leaderboard) -> str:
         parts.append(facts(found))
         parts.append("\n".join([found.verdict.words, *found.verdict.notes, *(f"Mind: {said}" for said in found.warnings)]))
         if found.selection is not None:
-            parts += [f"{SELECTION_TITLE}:", _aligned(selectors(found.selection)), selection_words(found.selection)]
+            words = selection_words(found.selection, found.verdict.headline.name)
+            parts += [f"{SELECTION_TITLE}:", _aligned(selectors(found.selection)), words]
     parts += _rest(board)
     return "\n\n".join(parts)
 
@@ -58,7 +60,8 @@ def leaderboard_markdown(board: Leaderboard, description: str = "") -> str:
         said = [*found.verdict.notes, *found.warnings]
         parts.append("\n".join(f"- {escape(note)}" for note in said))
         if found.selection is not None:
-            parts += [f"## {SELECTION_TITLE}", _markdown(selectors(found.selection)), escape(selection_words(found.selection))]
+            words = selection_words(found.selection, found.verdict.headline.name)
+            parts += [f"## {SELECTION_TITLE}", _markdown(selectors(found.selection)), escape(words)]
     parts += [escape(said) for said in _rest(board)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -80,7 +83,7 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
 
 def columns(found: Table) -> list[list[str]]:
     """Return the table as text: its header, and a line for each candidate; columns that no candidate fills are left out."""
-    lines = [_COLUMNS, *_lines(found)]
+    lines = [[found.verdict.headline.title if title == ACCURACY.title else title for title in _COLUMNS], *_lines(found)]
     shown = [
         place
         for place, title in enumerate(_COLUMNS)
@@ -100,10 +103,10 @@ def selectors(selection: Selection) -> list[list[str]]:
     return lines
 
 
-def selection_words(selection: Selection) -> str:
-    """Return how to read that table."""
+def selection_words(selection: Selection, figure: str) -> str:
+    """Return how to read that table; `figure` is what the candidates were compared by, such as "accuracy"."""
     more = f", or than the best of the {selection.top} picked first" if selection.top > 1 else ""
-    words = f"Regret: by how much the best of the fine-tuned is better than the one picked first{more}, in test accuracy."
+    words = f"Regret: by how much the best of the fine-tuned is better than the one picked first{more}, in test {figure}."
     if selection.known > selection.fine_tuned:
         words += (
             f" Only {selection.fine_tuned} of {selection.known} backbones were fine-tuned: what the others would have reached "
@@ -149,7 +152,8 @@ def _milliseconds(value: float | None) -> str:
 def facts(found: Table) -> str:
     """Return what the table rests on, in a sentence or two."""
     baselines = {row.majority_baseline for row in found.rows.values()}
-    baseline = f"; always answering the most frequent class gives {number(baselines.pop())}" if len(baselines) == 1 else ""
+    words = found.verdict.headline.baseline_words
+    baseline = f"; {words} gives {number(baselines.pop())}" if len(baselines) == 1 else ""
     groups = f" in {count(found.verdict.groups)} groups" if found.verdict.groups else ""
     chosen = found.verdict.chosen_on
     sources = dict.fromkeys(row.published_source for row in found.rows.values() if row.published_source is not None)
@@ -164,6 +168,11 @@ def facts(found: Table) -> str:
 
 def _rest(board: Leaderboard) -> Sequence[str]:
     parts = []
+    if len({found.verdict.headline for found in board.tables}) > 1:
+        parts.append(
+            "Runs of one label an image and runs of several are in tables of their own: an accuracy and a mean average "
+            "precision do not compare."
+        )
     if board.unfinished:
         parts.append(f"Not finished: {', '.join(board.unfinished)}.")
     if board.left_out:

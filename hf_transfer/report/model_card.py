@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..recipe.monitored import monitored
 from ..run_directory import replacing
@@ -19,9 +18,18 @@ from .formats import NOTHING, count, finite, interval, number
 from .licences import LICENCES, OTHER
 from .markdown import code, code_block, escape, paragraph, table
 from .names import plain
-from .plots import CONFUSION_MATRIX, CURVES, EXPLANATIONS, RELIABILITY, TEMPERATURES, plotted_split
+from .plots import (
+    CONFUSION_MATRIX,
+    CURVES,
+    EXPLANATIONS,
+    PRECISION_RECALL,
+    RELIABILITY,
+    TEMPERATURES,
+    plotted_split,
+)
 from .redaction import public, public_text
 from .run_tables import (
+    LABELS_EXPLAINED,
     Table,
     calibration_table,
     class_counts_table,
@@ -224,10 +232,11 @@ def _summary(run: SavedRun) -> str:
         strategy = str(run.section("strategy").get("name") or "")
         how = _STRATEGIES.get(strategy) or (f"the strategy {code(strategy)}" if strategy else "training")
         start = ", from random weights" if run.section("model").get("pretrained") is False else ""
-        said = f"An image classifier for the {classes}{data}: {backbone}, adapted by {how}{start}."
+        several = " An image may show several of them, or none." if run.multi_label else ""
+        said = f"An image classifier for the {classes}{data}: {backbone}, adapted by {how}{start}.{several}"
     split = run.headline_split
-    if split is not None and finite(run.splits[split].get("accuracy")) is not None:
-        said += f" {_accuracy(run.splits[split], split)}"
+    if split is not None and finite(run.splits[split].get(run.headline.key)) is not None:
+        said += f" {_headline(run, split)}"
     parts = [said]
     if split == "validation":
         parts.append(_no_test_split(run))
@@ -239,14 +248,16 @@ def _summary(run: SavedRun) -> str:
     return "\n\n".join(parts)
 
 
-def _accuracy(found: Mapping[str, Any], split: str) -> str:
+def _headline(run: SavedRun, split: str) -> str:
+    found, headline = run.splits[split], run.headline
     details = {
-        "95 % interval {}": interval(found.get("accuracy_ci95")),
+        "95 % interval {}": interval(found.get(headline.interval)),
         "{} images": count(found.get("n")),
-        "always answering the most frequent class gives {}": number(found.get("majority_baseline")),
+        f"{headline.baseline_words} gives {{}}": number(found.get(headline.baseline)),
     }
     known = "; ".join(words.format(figure) for words, figure in details.items() if figure != NOTHING)
-    return f"Its accuracy on the {split} split is **{number(found['accuracy'])}**{f' ({known})' if known else ''}."
+    value = number(found[headline.key])
+    return f"Its {headline.name} on the {split} split is **{value}**{f' ({known})' if known else ''}."
 
 
 def _no_test_split(run: SavedRun) -> str:
@@ -258,15 +269,20 @@ def _no_test_split(run: SavedRun) -> str:
     )
 
 
+_CLASSES_EXPLAINED = (
+    "The interval is Wilson's for the accuracy. Baseline is the accuracy of always answering the most frequent class, "
+    "Balanced the mean recall of the classes. NLL is the negative log likelihood in nats per image; ECE the expected "
+    "calibration error, with 15 equal-width bins of the top probability."
+)
+
+
 def _results(run: SavedRun, *, images: bool) -> str:
     if not run.splits:
         return ""
     parts = [
         "## Results",
         _markdown(splits_table(run)),
-        "The interval is Wilson's for the accuracy. Baseline is the accuracy of always answering the most frequent class, "
-        "Balanced the mean recall of the classes. NLL is the negative log likelihood in nats per image; ECE the expected "
-        "calibration error, with 15 equal-width bins of the top probability. Every split, train too, was evaluated without "
+        f"{LABELS_EXPLAINED if run.multi_label else _CLASSES_EXPLAINED} Every split, train too, was evaluated without "
         "augmentation.",
     ]
     if shifts := shifts_table(run):
@@ -275,12 +291,14 @@ def _results(run: SavedRun, *, images: bool) -> str:
         parts += [
             f"### Under corruption ({escape(split)})",
             _markdown(corrupted),
-            "Accuracy, with its 95 % interval, on the same images corrupted at severity 1 (mild) to 5.",
+            f"{'Mean average precision' if run.multi_label else 'Accuracy'}, with its 95 % interval, on the same images "
+            "corrupted at severity 1 (mild) to 5.",
         ]
     drawn = plotted_split(run.path)
     where = f" on the {drawn} split" if drawn else ""
     parts += [
         _per_class(run),
+        _picture(run, "Every threshold", PRECISION_RECALL, f"Precision-recall curve of each class{where}"),
         _picture(run, "Confusion matrix", CONFUSION_MATRIX, f"Confusion matrix{where}: a row for each true class"),
         _calibration(run, where),
         _explanations(run) if images else "",
@@ -294,18 +312,40 @@ def _per_class(run: SavedRun) -> str:
     if not isinstance(found, Mapping) or not found:
         return ""
     classes = {name: scores for name, scores in found.items() if isinstance(scores, Mapping)}
-    said = ""
+    said = _thresholds(run)
     if len(classes) > MAX_CLASSES_LISTED:
-        scored = [name for name, scores in classes.items() if finite(scores.get("f1")) is not None]
-        scored.sort(key=lambda name: float(classes[name]["f1"]))
+        key, title = ("average_precision", "average precision") if run.multi_label else ("f1", "F1")
+        scored = [name for name, scores in classes.items() if finite(scores.get(key)) is not None]
+        scored.sort(key=lambda name: float(classes[name][key]))
         classes = {name: classes[name] for name in scored[:_CLASSES_SHOWN_OF_MANY]}
-        said = f"The {len(classes)} classes with the lowest F1, of {len(found)}; metrics.json has all of them."
+        more = f"The {len(classes)} classes with the lowest {title}, of {len(found)}; metrics.json has all of them."
+        said = f"{said} {more}".strip()
     heading = f"### Classes ({split} split)"
     return "\n\n".join(filter(None, [heading, said, _markdown(class_table(classes))]))
 
 
+def _thresholds(run: SavedRun) -> str:
+    """Return from which probability a class is said, as far as the run says; empty where an image has one label."""
+    if not run.multi_label:
+        return ""
+    by = run.metrics.get("thresholds_by")
+    known = {"validation": "the one with its best F1 on the validation split", "checkpoint": "which the checkpoint states"}
+    how = known.get(str(by), "") if finite(by) is None else f"{by:g} for all"
+    return (
+        f"A class is said where its probability reaches its threshold{f', {how}' if how else ''}; Images counts those that "
+        "show the class."
+    )
+
+
 def _calibration(run: SavedRun, where: str) -> str:
     found, folded = calibration_table(run), finite(run.metrics.get("temperature"))
+    if run.multi_label:
+        picture = _image(run, RELIABILITY, f"Reliability diagram{where}: how often a class is there against its probability")
+        asked = (
+            "Is a class that was given 80 % there 8 times in 10? Every class of every image is one answer. Where a bar ends "
+            "below its dot, the model is surer than it is right."
+        )
+        return f"### Calibration\n\n{asked}\n\n{picture}" if picture else ""
     picture = _image(run, RELIABILITY, f"Reliability diagram{where}: accuracy against confidence")
     if not (found or folded or picture):
         return ""
@@ -335,10 +375,18 @@ def _explanations(run: SavedRun) -> str:
     if not (run.path / EXPLANATIONS).is_file():
         return ""
     picture = _image(run, EXPLANATIONS, "Test images, each beside a map of what spoke for the class that the model named")
+    link = f"[{picture}]({EXPLANATIONS.as_posix()})"
+    if run.multi_label:
+        return (
+            f"### Where the model looks\n\n{link}\n\nA row for each class: test images that show it and of which it was said, "
+            "then, in red, images where it was missed or said though not there. Right of each image is the map of what spoke "
+            "for the class of the row; a ring marks its largest value. A map shows where the evidence was, not that it is a "
+            "good reason."
+        )
     return "\n\n".join(
         [
             "### Where the model looks",
-            f"[{picture}]({EXPLANATIONS.as_posix()})",
+            link,
             "A row for each class: test images that were recognised, then, in red, mistakes of which the model was surest. "
             "Right of each image is the map of what spoke for the class that the model named; a ring marks its largest value. "
             "A map shows where the evidence was, not that it is a good reason.",
@@ -399,7 +447,7 @@ def _training(run: SavedRun, *, finished: bool = True) -> str:
     if settings:
         parts.append(_markdown(settings, ["Setting", "Value"]))
     if finished:
-        parts.append(_image(run, CURVES, "Loss, accuracy and learning rates during training"))
+        parts.append(_image(run, CURVES, f"Loss, {run.headline.name} and learning rates during training"))
     if arguments := public(run.section("training")):
         rows = [[code(key), code(_json_text(value))] for key, value in arguments.items()]
         summary = f"{len(rows)} training arguments (fields of <code>transformers.TrainingArguments</code>)"

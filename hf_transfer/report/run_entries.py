@@ -26,6 +26,19 @@ _MACHINE = MACHINE | {"training.report_to"}
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """What a run says of each class of each test image, classes by name and images in the order of their ids.
+
+    Args:
+        scores: float32 [n, C].
+        labels: bool [n, C].
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
 class RunEntry:
     """One finished run that scored a test split.
 
@@ -34,15 +47,16 @@ class RunEntry:
         run: its files.
         values: what it varies, as key to value; the same keys for every run that is compared.
         seed: its seed.
-        correct: bool [n], in the order of `images`.
+        correct: bool [n], in the order of `images`; where images may have several labels, whether all of one are right.
         groups: text [n], the group of each image in the same order; None where the run was told of none.
         images: digest of the ids and labels of its test images; runs of one digest were tested on the same.
-        validation_accuracy: None where no validation split was scored.
+        validation_accuracy: the run's headline figure on validation; None where no validation split was scored.
         tuning: the search before the run, as tuning.json tells it; None where there was none.
         logme: LogME of its training features; None where none was computed.
         published: the figure that others published for this experiment, as the recipe's `reference` has it; None where there
             is none.
         published_source: where it was published.
+        ranking: what each class of each image was given, and whether it is there, where images may have several labels.
     """
 
     path: Path
@@ -57,6 +71,7 @@ class RunEntry:
     logme: float | None
     published: float | None
     published_source: str | None
+    ranking: Ranking | None = None
 
     @property
     def strategy(self) -> str:
@@ -99,6 +114,12 @@ def read_entries(root: Path) -> Entries:
         except RunDirectoryError as error:
             left_out[path] = str(error)
             continue
+        if run.multi_label != predictions.multi_label:
+            left_out[path] = "its predictions are of another task than the run: one label an image, and several"
+            continue
+        if predictions.multi_label and not predictions.labels.any():
+            left_out[path] = "none of its test images shows any class: there is no mean average precision"
+            continue
         found.append((path, run, predictions))
     if not (found or unfinished or left_out or (root / "study.json").is_file()):
         raise UserError(f"expected run directories in {root}, found none")
@@ -124,16 +145,21 @@ def run_directories(root: Path) -> list[Path]:
 
 def _entry(path: Path, run: SavedRun, predictions: Predictions, values: dict[str, Any]) -> RunEntry:
     order = np.argsort(np.array(predictions.sample_ids))
-    named = [(predictions.sample_ids[place], predictions.class_names[predictions.labels[place]]) for place in order]
-    validation = run.splits.get("validation", {}).get("accuracy")
+    named = [(predictions.sample_ids[place], _named(predictions, place)) for place in order]
+    validation = run.splits.get("validation", {}).get(run.headline.key)
     reference = run.section("reference")
-    published = finite(reference.get("test_accuracy"))
+    published = None if run.multi_label else finite(reference.get("test_accuracy"))
+    correct, ranking = predictions.predicted == predictions.labels, None
+    if predictions.multi_label:
+        correct = correct.all(axis=1)
+        columns = np.argsort(np.array(predictions.class_names))
+        ranking = Ranking(predictions.logits[order][:, columns], predictions.labels[order][:, columns])
     return RunEntry(
         path,
         run,
         values,
         seed=int(run.recipe.get("seed", 0)),
-        correct=(predictions.predicted == predictions.labels)[order],
+        correct=correct[order],
         groups=None if predictions.groups is None else np.array(predictions.groups)[order],
         images=hashlib.sha256(json.dumps(named).encode()).hexdigest(),
         validation_accuracy=None if validation is None else float(validation),
@@ -141,7 +167,16 @@ def _entry(path: Path, run: SavedRun, predictions: Predictions, values: dict[str
         logme=finite((_object(path / "probe.json") or {}).get("logme")),
         published=published,
         published_source=None if published is None else str(reference.get("source") or "no source given"),
+        ranking=ranking,
     )
+
+
+def _named(predictions: Predictions, place: int) -> str | list[str]:
+    """Return the name of an image's class, or the names of its classes."""
+    names, labels = predictions.class_names, predictions.labels[place]
+    if predictions.multi_label:
+        return [f"of {len(names)}", *sorted(names[label] for label in np.flatnonzero(labels))]
+    return names[labels]
 
 
 def _object(path: Path) -> dict[str, Any] | None:

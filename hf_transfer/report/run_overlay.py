@@ -19,7 +19,7 @@ from .names import shorten
 from .run_entries import study_of
 from .saved_run import SavedRun, read_object
 
-METRICS = ("accuracy", "loss")
+METRICS = ("accuracy", "mean_average_precision", "loss")
 MOST_POINTS = 160  # of a curve that is drawn: more cannot be told apart on a page
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow and with three more dark ones.
@@ -160,7 +160,7 @@ def colours_of(runs: Sequence[FolderRun]) -> dict[str, str]:
 
 
 def draw_overlay(runs: Sequence[FolderRun], colours: Mapping[str, str]) -> Any:
-    """Return the figure with accuracy and loss against the step, a colour for each candidate.
+    """Return the figure with accuracy (or mean average precision) and loss against the step, a colour for each candidate.
 
     Validation is solid, train dashed and pale; monitored splits are dotted, each in a way of
     its own. A metric that no run logged has no panel.
@@ -188,7 +188,7 @@ def draw_overlay(runs: Sequence[FolderRun], colours: Mapping[str, str]) -> Any:
                 marker="o" if len(curve.points) < 3 else None,
                 markersize=3,
             )
-        axis.set_ylabel(metric)
+        axis.set_ylabel(metric.replace("_", " "))
         axis.grid(True, color="#e6e6e6", linewidth=0.7)
         axis.set_axisbelow(True)
     axes[-1].set_xlabel("step")

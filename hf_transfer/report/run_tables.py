@@ -24,20 +24,44 @@ class Table(NamedTuple):
     left: int = 1
 
 
+_Column = tuple[str, str, Callable[[object], str]]  # title, key in metrics.json, how it is written
+
+_CLASS_COLUMNS: list[_Column] = [
+    ("Images", "n", count),
+    ("Groups", "groups", count),
+    ("Accuracy", "accuracy", number),
+    ("95 % interval", "accuracy_ci95", interval),
+    ("Baseline", "majority_baseline", number),
+    ("Balanced", "balanced_accuracy", number),
+    ("Macro F1", "macro_f1", number),
+    ("Top-5", "top5_accuracy", number),
+    ("NLL", "nll", number),
+    ("ECE", "ece", number),
+]
+_LABEL_COLUMNS: list[_Column] = [
+    ("Images", "n", count),
+    ("Groups", "groups", count),
+    ("mAP", "mean_average_precision", number),
+    ("95 % interval", "mean_average_precision_ci95", interval),
+    ("Baseline", "prevalence_baseline", number),
+    ("Macro F1", "macro_f1", number),
+    ("Micro F1", "micro_f1", number),
+    ("All labels right", "subset_accuracy", number),
+    ("Labels right", "hamming_accuracy", number),
+    ("NLL", "nll", number),
+    ("Labels an image", "labels_per_image", lambda value: number(value, 2)),
+]
+LABELS_EXPLAINED = (
+    "mAP is the mean average precision of the classes, which ranks the images of each and needs no threshold; its interval "
+    "is the bootstrap's over images. Baseline is the mAP of images ranked at random. F1 and what is right are those at the "
+    "thresholds: all labels of an image, and labels counted one by one. NLL is the mean binary cross-entropy of a label, in "
+    "nats."
+)
+
+
 def splits_table(run: SavedRun) -> Table:
     """Return the figures of every split and further test set."""
-    columns: list[tuple[str, str, Callable[[object], str]]] = [
-        ("Images", "n", count),
-        ("Groups", "groups", count),
-        ("Accuracy", "accuracy", number),
-        ("95 % interval", "accuracy_ci95", interval),
-        ("Baseline", "majority_baseline", number),
-        ("Balanced", "balanced_accuracy", number),
-        ("Macro F1", "macro_f1", number),
-        ("Top-5", "top5_accuracy", number),
-        ("NLL", "nll", number),
-        ("ECE", "ece", number),
-    ]
+    columns = _LABEL_COLUMNS if run.multi_label else _CLASS_COLUMNS
     for optional in ("groups", "top5_accuracy"):
         if not any(optional in found for found in run.splits.values()):
             columns = [column for column in columns if column[1] != optional]
@@ -54,20 +78,21 @@ def _in_order(splits: Iterable[str]) -> list[str]:
 
 
 def shifts_table(run: SavedRun) -> Table | None:
-    """Return how far each further test set's accuracy is from that of the split it is compared with."""
-    rows = []
+    """Return how far each further test set's accuracy (or mAP) is from that of the split it is compared with."""
+    rows, headline = [], run.headline
     for split in run.further_test_sets:
         shift = run.splits[split].get("shift")
-        if isinstance(shift, Mapping) and finite(shift.get("accuracy")) is not None:
+        if isinstance(shift, Mapping) and finite(shift.get(headline.key)) is not None:
             rows.append(
                 [
                     plain(split),
                     plain(shift.get("against") or "test"),
-                    _signed(shift["accuracy"]),
+                    _signed(shift[headline.key]),
                     _signed_interval(shift.get("ci95")),
                 ]
             )
-    return Table(["Test set", "Against", "Shift in accuracy", "95 % interval"], rows, left=2) if rows else None
+    title = f"Shift in {headline.title if run.multi_label else headline.name}"
+    return Table(["Test set", "Against", title, "95 % interval"], rows, left=2) if rows else None
 
 
 def _signed(value: object) -> str:
@@ -84,8 +109,8 @@ def _signed_interval(bounds: object) -> str:
 
 
 def robustness_tables(run: SavedRun) -> list[tuple[str, Table]]:
-    """Return (split, table) for each split with accuracies under corruption; the first column of figures is without any."""
-    found = []
+    """Return (split, table) for each split that was scored under corruption; the first column of figures is without any."""
+    found, headline = [], run.headline
     for split, metrics in run.splits.items():
         robustness = metrics.get("robustness")
         if not isinstance(robustness, Mapping) or not robustness:
@@ -94,8 +119,8 @@ def robustness_tables(run: SavedRun) -> list[tuple[str, Table]]:
         rows = []
         for corruption, by_severity in robustness.items():
             cells = [by_severity.get(severity, {}) for severity in severities]
-            shown = [_with_interval(cell.get("accuracy"), cell.get("accuracy_ci95")) for cell in cells]
-            clean = _with_interval(metrics.get("accuracy"), metrics.get("accuracy_ci95"))
+            shown = [_with_interval(cell.get(headline.key), cell.get(headline.interval)) for cell in cells]
+            clean = _with_interval(metrics.get(headline.key), metrics.get(headline.interval))
             rows.append([plain(corruption.replace("_", " ")), clean, *shown])
         header = ["Corruption", "None", *(f"Severity {severity}" for severity in severities)]
         found.append((plain(split), Table(header, rows)))
@@ -110,12 +135,15 @@ def _with_interval(value: object, bounds: object) -> str:
 
 
 def class_table(per_class: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return the figures of every class."""
+    """Return the figures of every class; where images may have several labels, its average precision and threshold too."""
+    columns = {"precision": "Precision", "recall": "Recall", "f1": "F1"}
+    if any("average_precision" in scores for scores in per_class.values()):
+        columns = {"average_precision": "Average precision", "threshold": "Threshold"} | columns
     rows = [
-        [plain(name), *(number(scores.get(key)) for key in ("precision", "recall", "f1")), count(scores.get("n"))]
+        [plain(name), *(number(scores.get(key)) for key in columns), count(scores.get("n"))]
         for name, scores in per_class.items()
     ]
-    return Table(["Class", "Precision", "Recall", "F1", "Images"], rows)
+    return Table(["Class", *columns.values(), "Images"], rows)
 
 
 def scaling_helps(run: SavedRun, split: str) -> bool | None:
@@ -216,7 +244,10 @@ def _operations(value: object) -> str:
 
 
 def data_table(run: SavedRun) -> Table | None:
-    """Return of each split its images, those of its smallest and largest class, images evaluated, images skipped."""
+    """Return of each split its images, those of its smallest and largest class, images evaluated, images skipped.
+
+    Where an image may have several labels, labels are what is counted first.
+    """
     counts = class_counts(run)
     rows = []
     for split in _in_order([*counts, *run.splits]):
@@ -224,7 +255,8 @@ def data_table(run: SavedRun) -> Table | None:
         figures = run.splits.get(split, {})
         summary = [count(of(sizes)) if sizes else NOTHING for of in (sum, min, max)]
         rows.append([plain(split), *summary, count(figures.get("n")), count(figures.get("skipped"))])
-    return Table(["Split", "Images", "Smallest class", "Largest class", "Evaluated", "Skipped"], rows) if rows else None
+    counted = "Labels" if run.multi_label else "Images"
+    return Table(["Split", counted, "Smallest class", "Largest class", "Evaluated", "Skipped"], rows) if rows else None
 
 
 def class_counts_table(run: SavedRun) -> Table | None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunDirectoryError
+from ..metrics.headline import Headline, headline_of_task
 from .history import HistoryRow, read_history
 
 SPLITS = ("train", "validation", "test")
-_NO_SPLITS = frozenset(("cost", "speed", "monitored", "attention_temperatures"))  # what metrics.json holds beside splits
+# What metrics.json holds beside splits.
+_NO_SPLITS = frozenset(("cost", "speed", "monitored", "attention_temperatures", "thresholds"))
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class SavedRun:
     def evaluates_only(self) -> bool:
         """Whether the run scored a checkpoint as it is."""
         return self.recipe.get("mode") == "evaluate"
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.environment.get("task", self.section("data").get("task")) == "multi_label"
+
+    @property
+    def headline(self) -> Headline:
+        """The figure that the run is judged by."""
+        return headline_of_task("multi_label" if self.multi_label else None)
 
     @property
     def splits(self) -> dict[str, dict[str, Any]]:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 NOT_FOUND = "image not found"
 NO_CLASS = "no class"
-_TILE, _GAP, _LINE = 1.55, 0.2, 0.165  # inches
-_COLUMNS = 6
-_CAPTION, _SIDE = 17, 34  # columns of text that a class name may take
-_SIDE_FONT = 9  # points, of what is said of a pair
-_WRONG, _RIGHT, _GREY = "#c0392b", "#2e7d32", "#8a8a8a"
+TILE, GAP, LINE = 1.55, 0.2, 0.165  # inches
+COLUMNS = 6
+CAPTION, SIDE = 17, 34  # columns of text that a class name may take
+SIDE_FONT = 9  # points, of what is said of a pair
+WRONG, RIGHT, GREY = "#c0392b", "#2e7d32", "#8a8a8a"
 
 Images = Mapping[str, "Image.Image"]
 
@@ -40,23 +40,23 @@ def plot_top_losses(examples: Sequence[Example], images: Images, output: Path) -
 
 def draw_top_losses(examples: Sequence[Example], images: Images) -> Any:
     """Return the figure of `plot_top_losses`; see there."""
-    columns = min(_COLUMNS, len(examples))
+    columns = min(COLUMNS, len(examples))
     rows = -(-len(examples) // columns)
-    pitch = _TILE + 3 * _LINE + _GAP
-    width = max(columns * (_TILE + _GAP) + _GAP, 3.6)
-    sheet = _Sheet(width, rows * pitch + _GAP)
-    names = _short_names(examples, _CAPTION)
+    pitch = TILE + 3 * LINE + GAP
+    width = max(columns * (TILE + GAP) + GAP, 3.6)
+    sheet = Sheet(width, rows * pitch + GAP)
+    names = _short_names(examples, CAPTION)
     for position, example in enumerate(examples):
         row, column = divmod(position, columns)
-        left, top = _GAP + column * (_TILE + _GAP), _GAP + row * pitch
-        sheet.tile(left, top, images.get(example.sample_id), _RIGHT if example.is_right else _WRONG)
+        left, top = GAP + column * (TILE + GAP), GAP + row * pitch
+        sheet.tile(left, top, images.get(example.sample_id), RIGHT if example.is_right else WRONG)
         captions = [
             f"true: {names[example.label]}",
             f"given: {NO_CLASS if example.predicted is None else names[example.predicted]}",
             f"p {example.confidence:.3f}, loss {example.loss:.2f}",
         ]
         for line, text in enumerate(captions):
-            sheet.text(left, top + _TILE + 0.04 + line * _LINE, text, 7.5, "#1a1a1a" if line < 2 else "#555555")
+            sheet.text(left, top + TILE + 0.04 + line * LINE, text, 7.5, "#1a1a1a" if line < 2 else "#555555")
     return sheet.figure
 
 
@@ -75,27 +75,27 @@ def plot_confused_pairs(pairs: Sequence[ConfusedPair], images: Images, output: P
 def draw_confused_pairs(pairs: Sequence[ConfusedPair], images: Images) -> Any:
     """Return the figure of `plot_confused_pairs`; see there."""
     columns = max(len(pair.examples) for pair in pairs)
-    pitch = _TILE + _LINE + _GAP
-    names = _short_names(pairs, _SIDE)
+    pitch = TILE + LINE + GAP
+    names = _short_names(pairs, SIDE)
     said = [
         [
             (names[pair.label], "#1a1a1a"),
             ("taken for", "#555555"),
-            (names[pair.predicted], _WRONG),
+            (names[pair.predicted], WRONG),
             (f"{pair.count:,} of {pair.of:,} images", "#555555"),
         ]
         for pair in pairs
     ]
-    side = 0.3 + max(text_width(literal(text), _SIDE_FONT) for lines in said for text, _ in lines)
-    sheet = _Sheet(_GAP + side + columns * (_TILE + _GAP), len(pairs) * pitch + _GAP)
+    side = 0.3 + max(text_width(literal(text), SIDE_FONT) for lines in said for text, _ in lines)
+    sheet = Sheet(GAP + side + columns * (TILE + GAP), len(pairs) * pitch + GAP)
     for row, (pair, lines) in enumerate(zip(pairs, said, strict=True)):
-        top = _GAP + row * pitch
+        top = GAP + row * pitch
         for line, (text, colour) in enumerate(lines):
-            sheet.text(_GAP, top + 0.4 + line * 0.22, text, _SIDE_FONT, colour)
+            sheet.text(GAP, top + 0.4 + line * 0.22, text, SIDE_FONT, colour)
         for column, example in enumerate(pair.examples):
-            left = _GAP + side + column * (_TILE + _GAP)
-            sheet.tile(left, top, images.get(example.sample_id), _WRONG)
-            sheet.text(left, top + _TILE + 0.04, f"p {example.confidence:.3f}", 7.5, "#555555")
+            left = GAP + side + column * (TILE + GAP)
+            sheet.tile(left, top, images.get(example.sample_id), WRONG)
+            sheet.text(left, top + TILE + 0.04, f"p {example.confidence:.3f}", 7.5, "#555555")
     return sheet.figure
 
 
@@ -105,7 +105,7 @@ def _short_names(items: Sequence[Example] | Sequence[ConfusedPair], width: int) 
     return dict(zip(names, shown_names(names, width), strict=True))
 
 
-class _Sheet:
+class Sheet:
     """A figure measured in inches from its upper left corner; one axis for everything, which is fast."""
 
     def __init__(self, width: float, height: float) -> None:
@@ -120,17 +120,17 @@ class _Sheet:
         from matplotlib.patches import Rectangle
 
         corner = (left, top)
-        self.axis.add_patch(Rectangle(corner, _TILE, _TILE, facecolor="#f2f2f2", edgecolor="none", zorder=1))
+        self.axis.add_patch(Rectangle(corner, TILE, TILE, facecolor="#f2f2f2", edgecolor="none", zorder=1))
         if image is None:
-            middle = (left + _TILE / 2, top + _TILE / 2)
-            self.axis.text(*middle, NOT_FOUND, ha="center", va="center", fontsize=8, color=_GREY)
+            middle = (left + TILE / 2, top + TILE / 2)
+            self.axis.text(*middle, NOT_FOUND, ha="center", va="center", fontsize=8, color=GREY)
         else:
-            scale = _TILE / max(image.size)
+            scale = TILE / max(image.size)
             width, height = image.width * scale, image.height * scale
-            x, y = left + (_TILE - width) / 2, top + (_TILE - height) / 2
+            x, y = left + (TILE - width) / 2, top + (TILE - height) / 2
             self.axis.imshow(np.asarray(image), extent=(x, x + width, y + height, y), aspect="auto", zorder=2)
             self._set_limits()
-        self.axis.add_patch(Rectangle(corner, _TILE, _TILE, facecolor="none", edgecolor=colour, linewidth=1.5, zorder=3))
+        self.axis.add_patch(Rectangle(corner, TILE, TILE, facecolor="none", edgecolor=colour, linewidth=1.5, zorder=3))
 
     def text(self, left: float, top: float, text: str, size: float, colour: str) -> None:
         """Write a line of text below and right of a point."""

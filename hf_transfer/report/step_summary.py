@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..metrics.headline import ACCURACY, Headline
 from .formats import NOTHING, count, number
 from .history import HistoryRow
 from .markdown import escape, table
@@ -26,11 +27,13 @@ class StepSummary:
     Args:
         run: its directory, from the folder; its name where the folder is the run.
         finished: whether it came to its end.
-        step: of its best validation accuracy so far, the earliest of equals; None where it logged none.
+        step: of its best validation accuracy so far (mean average precision where images may have several labels), the
+            earliest of equals; None where it logged none.
         phase: in which that step was.
         accuracy: of the split at that step; None where the split was not scored at it.
         best_step_not_selectable: of the split's own best accuracy, the earliest of equals.
         best_accuracy_not_selectable: that accuracy.
+        headline: what the accuracies are.
     """
 
     run: str
@@ -40,6 +43,7 @@ class StepSummary:
     accuracy: float | None
     best_step_not_selectable: int | None
     best_accuracy_not_selectable: float | None
+    headline: Headline = ACCURACY
 
 
 def summarise_steps(runs: Sequence[FolderRun]) -> dict[str, list[StepSummary]]:
@@ -51,24 +55,32 @@ def summarise_steps(runs: Sequence[FolderRun]) -> dict[str, list[StepSummary]]:
 
 def summary_json(summary: dict[str, list[StepSummary]]) -> dict[str, Any]:
     """Return a summary as JSON-ready data."""
-    return {split: [asdict(line) for line in lines] for split, lines in summary.items()}
+    return {split: [_named(line) for line in lines] for split, lines in summary.items()}
+
+
+def _named(line: StepSummary) -> dict[str, Any]:
+    """Return a line's values, an accuracy that is none under its own name."""
+    values = asdict(line)
+    del values["headline"]
+    return {key.replace("accuracy", line.headline.key): value for key, value in values.items()}
 
 
 def summary_markdown(summary: dict[str, list[StepSummary]]) -> str:
-    """Return a Markdown table for each split."""
+    """Return a Markdown table for each split; runs of one label an image and of several have one each."""
     parts = []
-    for split, lines in summary.items():
+    for split, headline in ((split, found) for split, lines in summary.items() for found in _headlines(lines)):
         parts.append(f"## {escape(plain(split))}")
+        lines = [line for line in summary[split] if line.headline == headline]
         if all(line.best_step_not_selectable is None for line in lines):
-            parts.append("The runs logged no accuracy on this split, only its loss.")
+            parts.append(f"The runs logged no {headline.name} on this split, only its loss.")
             continue
         header = [
             "Run",
             "Step chosen on validation",
             "Phase",
-            "Accuracy there",
+            f"{headline.title} there",
             "Best step on this split (not selectable)",
-            "Accuracy there (not selectable)",
+            f"{headline.title} there (not selectable)",
         ]
         parts.append(table(header, [_cells(line) for line in lines]))
     if not parts:
@@ -76,6 +88,10 @@ def summary_markdown(summary: dict[str, list[StepSummary]]) -> str:
     if any(not line.finished for lines in summary.values() for line in lines):
         parts.append("Unfinished runs are marked with `*`: their step is the best so far.")
     return "\n\n".join(parts) + "\n"
+
+
+def _headlines(lines: Sequence[StepSummary]) -> list[Headline]:
+    return list(dict.fromkeys(line.headline for line in lines))
 
 
 def _cells(line: StepSummary) -> list[str]:
@@ -91,7 +107,7 @@ def _cells(line: StepSummary) -> list[str]:
 
 def _summary(run: FolderRun, split: str) -> StepSummary:
     chosen, best = best_step(run.saved.history, "validation"), best_step(run.saved.history, split)
-    there = [row.accuracy for row in run.saved.history if row.split == split and chosen and row.step == chosen.step]
+    there = [row.headline for row in run.saved.history if row.split == split and chosen and row.step == chosen.step]
     return StepSummary(
         run=run.saved.path.resolve().name if run.name == "." else run.name,
         finished=run.finished,
@@ -99,11 +115,12 @@ def _summary(run: FolderRun, split: str) -> StepSummary:
         phase=chosen.phase if chosen else "",
         accuracy=there[0] if there else None,
         best_step_not_selectable=best.step if best else None,
-        best_accuracy_not_selectable=best.accuracy if best else None,
+        best_accuracy_not_selectable=best.headline if best else None,
+        headline=run.saved.headline,
     )
 
 
 def best_step(history: Sequence[HistoryRow], split: str) -> HistoryRow | None:
-    """Return the line of a split with the best accuracy, the earliest of equals; None where it was never scored."""
-    scored = [row for row in history if row.split == split and row.accuracy is not None]
-    return max(scored, key=lambda row: (row.accuracy or 0.0, -row.step), default=None)
+    """Return the line of a split with the best accuracy or mean average precision, the earliest of equals; None without one."""
+    scored = [row for row in history if row.split == split and row.headline is not None]
+    return max(scored, key=lambda row: (row.headline or 0.0, -row.step), default=None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..metrics.headline import ACCURACY, Headline
 from ..metrics.verdict import Standing
 from ..run_directory import replacing
 from .figures import drawing, literal, new_figure, save_figure
@@ -173,12 +174,14 @@ class Pareto:
         x: axis of the cost.
         y: axis of the accuracy.
         marks: those off the front first, so that the front is drawn over them.
+        headline: what the accuracy is.
     """
 
     cost: str
     x: Axis
     y: Axis
     marks: list[Mark]
+    headline: Headline = ACCURACY
 
     @property
     def front(self) -> list[Mark]:
@@ -199,9 +202,10 @@ def pareto(table: Table, cost: str) -> Pareto | None:
     marks = []
     for rank, found in standings:
         price = known[found.name]
-        said = f"{plain(found.name)}: accuracy {number(found.accuracy)}, {priced.title.lower()} {priced.shown(price)}"
+        figure = f"{table.verdict.headline.name} {number(found.accuracy)}"
+        said = f"{plain(found.name)}: {figure}, {priced.title.lower()} {priced.shown(price)}"
         marks.append(_mark(found, rank, x.share(price), y, said, front=found.name in front))
-    return Pareto(cost, x, y, sorted(marks, key=lambda mark: (mark.front, -mark.rank)))
+    return Pareto(cost, x, y, sorted(marks, key=lambda mark: (mark.front, -mark.rank)), table.verdict.headline)
 
 
 @dataclass(frozen=True)
@@ -225,11 +229,13 @@ class FewShot:
         x: axis of the number.
         y: axis of the accuracy.
         lines: one for each way of training.
+        headline: what the accuracy is.
     """
 
     x: Axis
     y: Axis
     lines: list[Line]
+    headline: Headline = ACCURACY
 
 
 def few_shot(table: Table, whole: float | None) -> FewShot | None:
@@ -246,7 +252,7 @@ def few_shot(table: Table, whole: float | None) -> FewShot | None:
         values = table.rows[standing.name].values
         images = finite(values.get(SAMPLES)) or whole if SAMPLES in values else None
         if images:
-            name = candidate({key: value for key, value in values.items() if key != SAMPLES}) or "accuracy"
+            name = candidate({key: value for key, value in values.items() if key != SAMPLES}) or table.verdict.headline.name
             groups.setdefault(name, []).append((images, rank, standing))
     groups = {name: found for name, found in groups.items() if len({images for images, _, _ in found}) > 1}
     if not groups:
@@ -266,7 +272,7 @@ def few_shot(table: Table, whole: float | None) -> FewShot | None:
             for images, rank, standing in sorted(found, key=lambda entry: entry[0])
         ]
         lines.append(Line(name, marks))
-    return FewShot(x, y, lines)
+    return FewShot(x, y, lines, table.verdict.headline)
 
 
 def _mark(standing: Standing, rank: int, x: float, y: Axis, said: str, *, front: bool = False) -> Mark:
@@ -286,8 +292,8 @@ def _accuracy_axis(standings: Sequence[Standing]) -> Axis:
 
 
 def draw_accuracy(table: Table, colours: Mapping[str, str]) -> Any:
-    """Return the figure with a bar for each candidate, from 0, with its 95 % interval; dotted: the majority baseline."""
-    standings = table.verdict.standings
+    """Return the figure with a bar for each candidate, from 0, with its 95 % interval; dotted: the baseline."""
+    standings, headline = table.verdict.standings, table.verdict.headline
     figure = new_figure(9.0, 1.1 + 0.34 * len(standings))
     axis = figure.subplots()
     places = range(len(standings))
@@ -306,7 +312,7 @@ def draw_accuracy(table: Table, colours: Mapping[str, str]) -> Any:
     axis.set_yticks(places, [literal(_ranked(rank, standing.name)) for rank, standing in enumerate(standings, start=1)])
     axis.invert_yaxis()
     axis.set_xlim(0, 1.09)
-    axis.set_xlabel("test accuracy, 95 % interval" + ("; dotted: always the most frequent class" if baseline else ""))
+    axis.set_xlabel(f"test {headline.name}, 95 % interval" + (f"; dotted: {headline.baseline_short}" if baseline else ""))
     return figure
 
 
@@ -320,7 +326,7 @@ def draw_pareto(chart: Pareto, colours: Mapping[str, str]) -> Any:
         colour = colours[mark.name]
         axis.plot(mark.x, mark.y, "o", markersize=14, mfc=fill_of(mark, colour), mec=colour, mew=2, zorder=3)
         axis.text(mark.x, mark.y, str(mark.rank), color="#1f2328", ha="center", va="center", fontsize=8, zorder=4)
-    _scale(axis, chart.x, chart.y)
+    _scale(axis, chart)
     axis.set_xlabel(cost_of(chart.cost).title.lower())
     listed = sorted(chart.marks, key=lambda mark: mark.rank)
     _legend(figure, [(colours[mark.name], _ranked(mark.rank, mark.name)) for mark in listed])
@@ -343,7 +349,7 @@ def draw_few_shot(chart: FewShot, colours: Sequence[str]) -> Any:
         axis.plot(*_places(line.marks), "o-", color=colour, linewidth=1.8, markersize=5)
         for mark in line.marks:
             axis.plot([mark.x, mark.x], [mark.low, mark.high], color=colour, alpha=0.4, linewidth=1.6)
-    _scale(axis, chart.x, chart.y)
+    _scale(axis, chart)
     axis.set_xlabel("training images of a class")
     _legend(figure, [(colour, line.name) for line, colour in zip(chart.lines, colours, strict=True)])
     return figure
@@ -371,11 +377,11 @@ def _places(marks: Sequence[Mark]) -> tuple[list[float], list[float]]:
     return [mark.x for mark in marks], [mark.y for mark in marks]
 
 
-def _scale(axis: Any, x: Axis, y: Axis) -> None:
+def _scale(axis: Any, chart: Pareto | FewShot) -> None:
     """Label the axes of a figure that is drawn in shares."""
-    axis.set(xlim=(0, 1), ylim=(0, 1), ylabel="test accuracy, 95 % interval")
-    axis.set_xticks([place for place, _ in x.ticks], [label for _, label in x.ticks])
-    axis.set_yticks([place for place, _ in y.ticks], [label for _, label in y.ticks])
+    axis.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"test {chart.headline.name}, 95 % interval")
+    axis.set_xticks([place for place, _ in chart.x.ticks], [label for _, label in chart.x.ticks])
+    axis.set_yticks([place for place, _ in chart.y.ticks], [label for _, label in chart.y.ticks])
     axis.grid(True, color="#e6e6e6", linewidth=0.7)
     axis.set_axisbelow(True)
 

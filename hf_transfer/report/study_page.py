@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import UserError
+from ..metrics.headline import ACCURACY, MEAN_AVERAGE_PRECISION
 from ..run_directory import replacing
 from .formats import count, finite, interval, number
 from .html_report import REPORT, page_environment
@@ -58,8 +59,7 @@ from .study_tables import environment_facts, leaderboard_rows, recipe_difference
 LEADERBOARD_FILES = ("leaderboard.json", "leaderboard.csv", "leaderboard.md")
 _TEMPLATE, _SCRIPT = "study_page.html.jinja", "study_page.js.jinja"
 _DRAWN = (
-    "accuracy",
-    "accuracy_[0-9]*",
+    *(f"{headline.key}{end}" for headline in (ACCURACY, MEAN_AVERAGE_PRECISION) for end in ("", "_[0-9]*")),
     "pareto_*",
     "few_shot",
     "few_shot_[0-9]*",
@@ -133,7 +133,7 @@ def _write_pictures(
     pictures = []
     for place, table in enumerate(board.tables, start=1):
         end = "" if place == 1 else f"_{place}"
-        pictures += save_picture(partial(draw_accuracy, table, colours), folder / f"accuracy{end}")
+        pictures += save_picture(partial(draw_accuracy, table, colours), folder / f"{table.verdict.headline.key}{end}")
         for cost in CHARTED:
             if chart := pareto(table, cost):
                 pictures += save_picture(partial(draw_pareto, chart, colours), folder / f"pareto_{cost}{end}")
@@ -181,7 +181,7 @@ def _content(
 def _table(
     table: Table, place: int, runs: Sequence[FolderRun], links: Mapping[str, str | None], colours: Mapping[str, str]
 ) -> dict[str, Any]:
-    verdict = table.verdict
+    verdict, headline = table.verdict, table.verdict.headline
     header, rows = leaderboard_rows(table, links, {run.name: run.saved for run in runs})
     shots = few_shot(table, _whole_training_set(table, runs))
     baselines = {row.majority_baseline for row in table.rows.values() if row.majority_baseline is not None}
@@ -206,7 +206,9 @@ def _table(
         "paretos": [_pareto(chart, colours) for cost in CHARTED if (chart := pareto(table, cost))],
         "few_shot": shots,
         "few_shot_colours": _line_colours(shots) if shots else [],
-        "matrices": confusion_matrices(table, {run.name: run.saved for run in runs}),
+        "matrices": confusion_matrices(table, {run.name: run.saved for run in runs}) if headline == ACCURACY else [],
+        "title": headline.title,
+        "figure": headline.name,
     }
 
 
@@ -214,7 +216,9 @@ def _tiles(table: Table) -> list[tuple[str, str, str]]:
     """Return (title, figure, what it rests on) of what a reader wants to know first."""
     verdict = table.verdict
     leader = next(standing for standing in verdict.standings if standing.name == verdict.leader)
-    tiles = [("Accuracy (test)", number(leader.accuracy), f"95 % interval {interval(list(leader.accuracy_ci95))}")]
+    tiles = [
+        (f"{verdict.headline.title} (test)", number(leader.accuracy), f"95 % interval {interval(list(leader.accuracy_ci95))}")
+    ]
     if not verdict.comparisons:
         return tiles
     paid, how = "", f"chosen on {verdict.chosen_on}"
@@ -234,7 +238,9 @@ def _selection(table: Table) -> tuple[TextTable, str] | None:
     if table.selection is None:
         return None
     header, *rows = selectors(table.selection)
-    return TextTable(header, [[plain(cell) for cell in row] for row in rows]), selection_words(table.selection)
+    return TextTable(header, [[plain(cell) for cell in row] for row in rows]), selection_words(
+        table.selection, table.verdict.headline.name
+    )
 
 
 def _bars(table: Table, colours: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -245,7 +251,7 @@ def _bars(table: Table, colours: Mapping[str, str]) -> list[dict[str, Any]]:
     for rank, standing in enumerate(table.verdict.standings, start=1):
         beside = comparisons.get(standing.name)
         low, high = standing.accuracy_ci95
-        said = f"accuracy {number(standing.accuracy)}, 95 % interval {number(low)} to {number(high)}"
+        said = f"{table.verdict.headline.name} {number(standing.accuracy)}, 95 % interval {number(low)} to {number(high)}"
         difference = None
         if beside is not None and axis is not None:
             ends = beside.difference_ci95
@@ -340,7 +346,7 @@ def _curve_charts(runs: Sequence[FolderRun], curves: Sequence[Curve], colours: M
                 _line(place, curve, runs[curve.run], x, y) | {"colour": colours[runs[curve.run].candidate]}
                 for place, curve in there
             ]
-            panels.append({"metric": metric, "y": y, "lines": lines})
+            panels.append({"metric": metric.replace("_", " "), "y": y, "lines": lines})
     candidates, splits = _curve_names(runs, curves)
     lengths = [runs[curve.run].last_step for curve in curves]
     few = len(curves) <= _MANY_CURVES or "validation" not in splits

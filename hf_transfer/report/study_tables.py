@@ -86,7 +86,7 @@ def _cells(table: Table, standing: Standing, beside: Comparison | None) -> dict[
     row = table.rows[standing.name]
     baseline = row.majority_baseline
     cells = {
-        "Accuracy": _figure(standing.accuracy, number(standing.accuracy)),
+        table.verdict.headline.title: _figure(standing.accuracy, number(standing.accuracy)),
         "95 % interval": _figure(standing.accuracy_ci95[0], interval(list(standing.accuracy_ci95))),
         "Between seeds": _figure(standing.seed_deviation, number(standing.seed_deviation)),
         "Validation": _figure(standing.validation_accuracy, number(standing.validation_accuracy)),
@@ -145,7 +145,7 @@ def unfinished_runs(runs: Sequence[FolderRun], board: Leaderboard, study: Mappin
                 "state": _how_far(run),
                 "step": count(last.step) if last else NOTHING,
                 "phase": plain(last.phase) if last and last.phase else NOTHING,
-                "best": f"{number(best.accuracy)} at step {count(best.step)}" if best else NOTHING,
+                "best": f"{number(best.headline)} at step {count(best.step)}" if best else NOTHING,
                 "written": _last_written(run.saved.path),
                 "problem": public_text(plain(run.problem)) if run.problem else "",
             }

@@ -46,7 +46,7 @@ def _begin(root: Path, recipe: Recipe, tuning: dict[str, Any]) -> None:
     """Begin a run with its search written down: the directory appears with both, so none is ever finished without."""
     from ..training.arguments import training_defaults
 
-    resolved = recipe.model_copy(update={"training": training_defaults(recipe.training, recipe.strategy)})
+    resolved = recipe.model_copy(update={"training": training_defaults(recipe.training, recipe.strategy, recipe.data.task)})
     root.parent.mkdir(parents=True, exist_ok=True)
     with replacing(root) as temporary:
         RunDirectory(temporary).begin(dump_recipe(resolved), overwrite=False)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from ..errors import UserError, listed
+from ..metrics.headline import ACCURACY, Headline, headline_of, headline_of_task
 from ..recipe.words import FROZEN
 from ..run_directory import RunDirectory, write_json
 from .cell_life import failure_of, lock_of
@@ -27,7 +29,8 @@ class Ranked:
     Args:
         model: what names it: its `model` section, as JSON.
         backbone: its name.
-        validation_accuracy: of the strategy that ranks, the mean over seeds; None where all of its cells failed.
+        validation_accuracy: of the strategy that ranks, the mean over seeds; None where all of its cells failed. Mean average
+            precision where images may have several labels.
         seeds: how many seeds that is the mean of.
         parameters: of the whole network, None where no cell is done; decides between equals, the fewer the better.
         goes_on: whether it is fine-tuned.
@@ -64,7 +67,7 @@ def stages(study: Study, chosen: Sequence[Cell], root: Path) -> Iterator[list[Ce
         yield frozen
     if others:
         ranking = rank_backbones(study.funnel, cells(study), root)
-        write_ranking(root, study.funnel, ranking)
+        write_ranking(root, study.funnel, ranking, headline_of_task(others[0].recipe.data.task))
         going_on = {ranked.model for ranked in ranking if ranked.goes_on}
         yield [cell for cell in others if _model(cell) in going_on]
 
@@ -131,9 +134,13 @@ def rank_backbones(funnel: Funnel, every: Sequence[Cell], root: Path) -> list[Ra
     ]
 
 
-def write_ranking(root: Path, funnel: Funnel, ranking: Sequence[Ranked]) -> None:
-    """Write funnel.json: what ranked the backbones, and who went on."""
-    rows = [asdict(ranked) | {"model": json.loads(ranked.model)} for ranked in ranking]
+def write_ranking(root: Path, funnel: Funnel, ranking: Sequence[Ranked], headline: Headline = ACCURACY) -> None:
+    """Write funnel.json: what ranked the backbones, by which figure, and who went on."""
+    rows = [
+        {key.replace(ACCURACY.key, headline.key): value for key, value in asdict(ranked).items()}
+        | {"model": json.loads(ranked.model)}
+        for ranked in ranking
+    ]
     write_json(root / FILE, {"rank_by": funnel.rank_by, "finetune_top": funnel.finetune_top, "ranking": rows})
 
 
@@ -143,11 +150,15 @@ def _rank(model: str, found: Sequence[Cell]) -> Ranked:
     return Ranked(
         model,
         found[0].recipe.model.backbone,
-        validation_accuracy=statistics.fmean(one["validation"]["accuracy"] for one in metrics) if metrics else None,
+        validation_accuracy=statistics.fmean(_reached(one["validation"]) for one in metrics) if metrics else None,
         seeds=len(done),
         parameters=metrics[0]["cost"]["parameters"] if metrics else None,
         goes_on=False,
     )
+
+
+def _reached(figures: Mapping[str, Any]) -> float:
+    return figures[headline_of(figures).key] or 0.0  # undefined where no image shows any class
 
 
 def _order(ranked: Ranked) -> tuple[float, float]:

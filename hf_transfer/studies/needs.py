@@ -71,7 +71,7 @@ def fetch(needs: Sequence[Need]) -> Iterator[Fetched]:
 
 def _load(need: Need) -> str:
     if isinstance(need.what, Data):
-        from ..data.sources import read_source
+        from ..data.sources.source import read_source
 
         tables = read_source(need.what).tables
         return f"{', '.join(f'{split} {len(table):,}' for split, table in tables.items())} images"

@@ -63,7 +63,7 @@ def _reader(recipe: Recipe) -> Recipe | None:
     try:
         if recipe.strategy.name != "two_phase" and not pipeline.needs_features_only(recipe):
             return None
-        return recipe.model_copy(update={"training": feature_defaults(recipe.training)})
+        return recipe.model_copy(update={"training": feature_defaults(recipe.training, recipe.data.task)})
     except Exception:  # whatever it is: the cell meets it, too
         return None
 
@@ -77,7 +77,8 @@ def _images(recipe: Recipe) -> str:
 def _network(recipe: Recipe) -> str:
     """Return what decides how a backbone computes; of random weights the seed does, too."""
     model = recipe.model
-    return json.dumps([model.model_dump(mode="json"), None if model.pretrained else recipe.seed], sort_keys=True)
+    facts = [model.model_dump(mode="json"), None if model.pretrained else recipe.seed, recipe.features.pooling]
+    return json.dumps(facts, sort_keys=True)
 
 
 def _grouped(recipes: Sequence[Recipe], key: Callable[[Recipe], str]) -> list[list[Recipe]]:
@@ -119,7 +120,13 @@ def _load(recipe: Recipe, splits: Splits) -> Backbone | None:
     from ..features.extraction import probe_layers
 
     try:
-        backbone = build_backbone(recipe.model, splits.class_names, recipe.seed)
+        backbone = build_backbone(
+            recipe.model,
+            splits.class_names,
+            recipe.seed,
+            pooling=recipe.features.pooling,
+            multi_label=splits.multi_label,
+        )
         probe_layers(backbone)
         check_first_batch(backbone.preprocessing, splits.tables["train"])
     except Exception:  # whatever it is: the cell meets it, too

@@ -69,7 +69,9 @@ class Funnel(Section):
     probe: Literal["all"] = Field("all", description="Which backbones the frozen strategies are carried out for.")
     finetune_top: int = Field(ge=1, description="How many backbones go on to the other strategies.")
     rank_by: Literal["linear_probe", "knn"] = Field(
-        "linear_probe", description="The strategy whose validation accuracy, the mean over seeds, ranks the backbones."
+        "linear_probe",
+        description="The strategy whose validation accuracy (of several labels: mean average precision), the mean over "
+        "seeds, ranks the backbones.",
     )
 
 

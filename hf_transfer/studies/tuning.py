@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import pipeline
 from ..access_tokens import without_tokens
 from ..errors import Problem, RecipeError, UserError, require
+from ..metrics.headline import ACCURACY, MEAN_AVERAGE_PRECISION, Headline, headline_of, headline_of_task
 from ..recipe import Recipe, dump_recipe, parse_recipe
 from ..recipe.loading import apply_overrides
 from ..recipe.words import in_a_word
@@ -54,7 +55,8 @@ class Trial:
         number: from 1.
         values: dotted key to value.
         state: "new" until it is over; "failed" where it diverged or could not be carried out.
-        validation_accuracy: of the best model of the run, as its metrics.json has it; None where it is not done.
+        validation_accuracy: of the best model of the run, as its metrics.json has it; None where it is not done. Mean average
+            precision where images may have several labels, and called so in the summary.
         validation_nll: its negative log likelihood in nats per image.
         seconds: what it took, None while it is new.
         reason: why it failed.
@@ -206,7 +208,7 @@ def _own_values(recipe: Recipe, tune: Tune) -> dict[str, Any] | None:
     from ..training.arguments import training_defaults
 
     defaults = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
-    training = defaults | training_defaults(recipe.training, recipe.strategy)
+    training = defaults | training_defaults(recipe.training, recipe.strategy, recipe.data.task)
     known = flat(dump_recipe(recipe)) | flat(training, "training")
     own = {key: known.get(key) for key in tune.space}
     return own if all(_lies_in(own[key], values) for key, values in tune.space.items()) else None
@@ -233,7 +235,7 @@ def _carry_out(trial: Trial, count: int, cell: Cell, place: Path) -> None:
         print(f"trial {trial.number} failed: {trial.reason}", file=sys.stderr)
     else:
         trial.state = "done"
-        trial.validation_accuracy = metrics["validation"]["accuracy"]
+        trial.validation_accuracy = metrics["validation"][headline_of(metrics["validation"]).key]
         trial.validation_nll = metrics["validation"]["nll"]
         trial.seconds = metrics["cost"]["total_seconds"]
 
@@ -257,8 +259,9 @@ def _summary(cell: Cell, trials: Sequence[Trial]) -> dict[str, Any]:
     done = [trial for trial in trials if trial.state == "done"]
     over = len(done) + sum(trial.state == "failed" for trial in trials) == len(trials)
     best = max(done, key=_merit) if done and over else None
+    headline = headline_of_task(cell.recipe.data.task)
     return {
-        "trials": [dataclasses.asdict(trial) for trial in trials],
+        "trials": [_renamed(dataclasses.asdict(trial), ACCURACY, headline) for trial in trials],
         "chosen": None if best is None else best.values,
         "space": _tune(cell).model_dump(mode="json")["space"],
         "seconds": sum(trial.seconds or 0.0 for trial in trials),
@@ -272,9 +275,15 @@ def _merit(trial: Trial) -> tuple[float, float, int]:
 def _read(folder: Path) -> list[Trial]:
     """Return the trials of a search that was begun, an empty list where none was."""
     try:
-        return [Trial(**trial) for trial in json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))["trials"]]
+        trials = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))["trials"]
     except FileNotFoundError:
         return []
+    return [Trial(**_renamed(trial, MEAN_AVERAGE_PRECISION, ACCURACY)) for trial in trials]
+
+
+def _renamed(trial: Mapping[str, Any], known: Headline, headline: Headline) -> dict[str, Any]:
+    """Return a trial's values, its figure called by another name."""
+    return {key.replace(f"validation_{known.key}", f"validation_{headline.key}"): value for key, value in trial.items()}
 
 
 def _tune(cell: Cell) -> Tune:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import Problem, RecipeError
+from ..recipe.training_arguments import SELECTION_METRICS
 from .hardware import bf16_pays, loader_workers
 
 if TYPE_CHECKING:
@@ -25,26 +26,32 @@ def computes_on_cpu(training: dict[str, Any]) -> bool:
     return bool(training.get("use_cpu", not torch.accelerator.is_available()))
 
 
-def feature_defaults(training: dict[str, Any]) -> dict[str, Any]:
-    """Return the `training` section with the defaults filled in that heads on cached features need; no Trainer runs there."""
+def feature_defaults(training: dict[str, Any], task: str = "single_label") -> dict[str, Any]:
+    """Return the `training` section with the defaults filled in that heads on cached features need; no Trainer runs there.
+
+    Args:
+        training: the recipe's section.
+        task: the recipe's `data.task`, which says what selects.
+    """
     chosen = dict(training)
     use_cpu = computes_on_cpu(chosen)
     if not chosen.get("fp16"):
         chosen.setdefault("bf16", bf16_pays(use_cpu))
     chosen.setdefault("dataloader_num_workers", loader_workers(use_cpu))
     # Null would mean the loss to transformers.
-    chosen["metric_for_best_model"] = chosen.get("metric_for_best_model") or "accuracy"
+    chosen["metric_for_best_model"] = chosen.get("metric_for_best_model") or SELECTION_METRICS[task][0]
     return chosen
 
 
-def training_defaults(training: dict[str, Any], strategy: Strategy | None = None) -> dict[str, Any]:
+def training_defaults(training: dict[str, Any], strategy: Strategy | None = None, task: str = "single_label") -> dict[str, Any]:
     """Return the `training` section with the defaults a practitioner would choose filled in, for this machine.
 
     bf16 where the hardware gains, a loader process where it helps, evaluation and a checkpoint each epoch, the best model by
-    validation accuracy kept, a tenth of the steps as warmup, TensorBoard on. The strategy may have a schedule of its own:
-    `discriminative` cuts the learning rates to a tenth on a plateau, `complete` lets them fall along a cosine in each phase.
+    validation accuracy kept (of several labels an image by mean average precision), a tenth of the steps as warmup, TensorBoard
+    on. The strategy may have a schedule of its own: `discriminative` cuts the learning rates to a tenth on a plateau,
+    `complete` lets them fall along a cosine in each phase.
     """
-    chosen = feature_defaults(training)
+    chosen = feature_defaults(training, task)
     if strategy is not None and "lr_scheduler_type" not in chosen:
         if strategy.name == "discriminative":
             chosen["lr_scheduler_type"] = "reduce_lr_on_plateau"

@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.dataset import ImageDataset
 from ..errors import UserError
 from ..strategies.phases import first_stall
+from ..termination import Terminated, asked, may_be_asked
 from .checkpoints import last_complete
 from .ema import WeightAverage
 from .freezing import FreezingCallback
@@ -58,6 +60,41 @@ class FiniteLossCallback(TrainerCallback):
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
             raise UserError(diverged(f"at step {state.global_step} the loss is {loss}", Path(args.output_dir)))
+
+
+class TerminationCallback(TrainerCallback):
+    """Write a checkpoint at the end of a step during which SIGTERM came, and stop.
+
+    Processes agree on the step: the signal may reach them at different ones, and a checkpoint is written by all.
+    """
+
+    def __init__(self) -> None:
+        self._group: Any = None
+        self._stopping = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Make the group that agrees: through processors, so that no step waits for a GPU."""
+        if args.world_size > 1 and may_be_asked():
+            self._group = torch.distributed.new_group(backend="gloo")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for a checkpoint where any process was told to stop."""
+        told = asked()
+        if self._group is not None:
+            flag = torch.tensor([int(told)])
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
+            told = bool(flag.item())
+        if told:
+            self._stopping = control.should_save = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop, once the checkpoint is complete.
+
+        Raises:
+            Terminated: where the run was told to stop.
+        """
+        if self._stopping:
+            raise Terminated
 
 
 class EarlyStoppingCallback(TrainerCallback):

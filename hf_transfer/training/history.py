@@ -13,13 +13,11 @@ from ..backbones.layer_groups import LayerGroup
 from ..strategies.phases import Phase
 from .freezing import FreezingCallback
 
-_METRICS = ("loss", "accuracy", "macro_f1")
-
 
 class HistoryCallback(TrainerCallback):
     """Append a row to history.csv at each log and evaluation; when resumed, first drop rows after the checkpoint.
 
-    Columns: step, epoch, phase, split, loss, accuracy, macro_f1, learning_rate/GROUP for each layer group (empty while it is
+    Columns: step, epoch, phase, split, loss, the other figures, learning_rate/GROUP for each layer group (empty while it is
     frozen), trainable_parameters, phase_end. The last one is filled in a row of its own, without a split, where a phase ends:
     "epochs", "plateau", or "training" where the training ended before the phase did.
 
@@ -28,15 +26,22 @@ class HistoryCallback(TrainerCallback):
         groups: the model's layer groups.
         freezing: knows the current phase.
         monitored: what logs call the splits that are scored beside validation.
+        figures: what evaluations measure beside the loss.
     """
 
     def __init__(
-        self, path: Path, groups: Sequence[LayerGroup], freezing: FreezingCallback, monitored: Sequence[str] = ()
+        self,
+        path: Path,
+        groups: Sequence[LayerGroup],
+        freezing: FreezingCallback,
+        monitored: Sequence[str] = (),
+        figures: Sequence[str] = ("accuracy", "macro_f1"),
     ) -> None:
         self.path = path
         self.groups = [group.name for group in groups]
         self.freezing = freezing
         self.prefixes = {"validation": "eval"} | {name: f"eval_{name}" for name in monitored}
+        self.metrics = ("loss", *figures)
         self.rates: dict[str, float] = {}
         self.ended = 0
 
@@ -44,7 +49,7 @@ class HistoryCallback(TrainerCallback):
     def columns(self) -> list[str]:
         """The header of the file."""
         rates = [f"learning_rate/{name}" for name in self.groups]
-        return ["step", "epoch", "phase", "split", *_METRICS, *rates, "trainable_parameters", "phase_end"]
+        return ["step", "epoch", "phase", "split", *self.metrics, *rates, "trainable_parameters", "phase_end"]
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the header, keeping the rows up to the step that training continues from."""
@@ -104,7 +109,7 @@ class HistoryCallback(TrainerCallback):
             self._append(state, "train", {"loss": logs["loss"]}, self.freezing.phase)
         for split, prefix in self.prefixes.items():
             if f"{prefix}_loss" in logs:
-                metrics = {name: logs[f"{prefix}_{name}"] for name in _METRICS if f"{prefix}_{name}" in logs}
+                metrics = {name: logs[f"{prefix}_{name}"] for name in self.metrics if f"{prefix}_{name}" in logs}
                 self._append(state, split, metrics, self.freezing.phase)
 
     def _append(self, state: TrainerState, split: str, content: dict[str, Any], phase: Phase | None) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 
 from ..data.build import Splits
 from ..data.dataset import ImageDataset
+from ..data.decoding import Decoder
 from ..errors import DataError, listed
-from ..metrics import quick_metrics
+from ..metrics import quick_metrics, quick_multi_label_metrics
 from ..metrics.likelihood import negative_log_likelihood
+from ..metrics.multi_label import binary_cross_entropy
 from ..recipe.monitored import monitored
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Scored = tuple[np.ndarray, np.ndarray]
-"""Logits [n, C] and labels int64 [n] of images, in the order of their split."""
+"""Logits [n, C] and labels, int64 [n] or float32 [n, C], of images, in the order of their split."""
 
 
 def check_monitored(names: Sequence[str], splits: Splits) -> None:
@@ -54,7 +56,7 @@ def one_sided(names: Sequence[str], splits: Splits) -> list[str]:
     said = []
     for watched in map(monitored, names):
         table = splits.table(watched.split)
-        there, all_classes = np.unique(table.labels[: watched.first]), len(np.unique(table.labels))
+        there, all_classes = _classes(table.labels[: watched.first]), len(_classes(table.labels))
         if len(there) < all_classes:
             classes = listed([splits.class_names[label] for label in there])
             said.append(
@@ -64,6 +66,11 @@ def one_sided(names: Sequence[str], splits: Splits) -> list[str]:
     return said
 
 
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """Return the classes that occur among labels [n], or among flags [n, C]."""
+    return np.flatnonzero(labels.any(axis=0)) if labels.ndim == 2 else np.unique(labels)
+
+
 class Monitor:
     """What is scored beside validation, each image once, and the figures that come of it.
 
@@ -71,6 +78,7 @@ class Monitor:
         names: the recipe's `evaluation.monitor`.
         splits: the images of the run.
         preprocessing: what evaluation makes of an image; draws nothing.
+        decoder: how images are decoded, see `ImageDataset`.
 
     Attributes:
         data: split to those of its images that have to be scored, the first ones; without validation, which is scored anyway.
@@ -79,7 +87,13 @@ class Monitor:
         DataError: see `check_monitored`.
     """
 
-    def __init__(self, names: Sequence[str], splits: Splits, preprocessing: Callable[[Image.Image], torch.Tensor]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        splits: Splits,
+        preprocessing: Callable[[Image.Image], torch.Tensor],
+        decoder: Decoder | None = None,
+    ) -> None:
         check_monitored(names, splits)
         self._watched = list(map(monitored, names))
         counts: dict[str, int] = {}
@@ -88,11 +102,14 @@ class Monitor:
             counts[watched.split] = max(size, counts.get(watched.split, 0))
         self.needs_validation = counts.pop("validation", 0) > 0
         self.data = {
-            split: ImageDataset(splits.table(split).select(np.arange(count)), preprocessing) for split, count in counts.items()
+            split: ImageDataset(splits.table(split).select(np.arange(count)), preprocessing, decoder=decoder)
+            for split, count in counts.items()
         }
 
     def figures(self, scored: Mapping[str, Scored]) -> dict[str, dict[str, float]]:
         """Return for each name, as logs have it, its loss (mean cross-entropy, in nats), accuracy and macro F1.
+
+        Where an image may show several classes it is the binary cross-entropy, the mean average precision and macro F1.
 
         Logits that are not finite cost the loss of their split, and nothing else: nothing here may end a training.
 
@@ -102,8 +119,11 @@ class Monitor:
         found = {}
         for watched in self._watched:
             logits, labels = (array[: watched.first] for array in scored[watched.split])
-            if np.isfinite(logits).all():
-                found[watched.row] = {"loss": negative_log_likelihood(logits, labels), **quick_metrics(logits, labels)}
-            else:
+            if not np.isfinite(logits).all():
                 found[watched.row] = {"loss": float("nan")}
+            elif labels.ndim == 2:
+                loss = binary_cross_entropy(logits, labels)
+                found[watched.row] = {"loss": loss, **quick_multi_label_metrics(logits, labels)}
+            else:
+                found[watched.row] = {"loss": negative_log_likelihood(logits, labels), **quick_metrics(logits, labels)}
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,32 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from ..backbones.backbone import Backbone
 from ..data.augmentation import build_train_transform
 from ..data.build import Splits
-from ..data.class_weights import sampling_weights
+from ..data.class_weights import sampling_weights, weights_in_order
 from ..data.dataset import Collate, ImageDataset
+from ..data.decoding import evaluation_decoder
+from ..data.finishing import Finishing
 from ..data.mixing import Mixing
 from ..data.order import Order
+from ..data.resized import KeptImages, keep_for_evaluation, keep_for_training
 from ..data.table import BlockedImages
 from ..recipe.monitored import monitored
+from ..recipe.training_arguments import SELECTION_METRICS
 from ..strategies.phases import Schedule
+from ..termination import deferred
 from .arguments import build_arguments, precision_name
-from .callbacks import EarlyStoppingCallback, EpochCallback, FiniteLossCallback
+from .callbacks import EarlyStoppingCallback, EpochCallback, FiniteLossCallback, TerminationCallback
 from .checkpoints import step_of
 from .freezing import FreezingCallback, unreached_parameters
 from .hardware import peak_memory_mb
 from .history import HistoryCallback
-from .loss import ClassificationLoss, balanced_weights, named_weights
+from .loss import (
+    ClassificationLoss,
+    MultiLabelLoss,
+    answer_weights,
+    balanced_answers,
+    balanced_weights,
+    named_weights,
+)
 from .monitor import Monitor
 from .trainer import TransferTrainer
 
@@ -72,6 +85,8 @@ def build_trainer(
     adapters: Adapters | None = None,
     sampling: str | Mapping[str, float] = "uniform",
     shuffle_buffer: int = 2048,
+    cache: str = "none",
+    decoding: str = "full",
     monitor: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TransferTrainer:
@@ -93,12 +108,15 @@ def build_trainer(
         adapters: what was put into the model, or None.
         sampling: how training images are drawn, see `build_order`.
         shuffle_buffer: images among which the order is random where images are read from shards.
+        cache: "resized": training and validation read images that are resized once, now, where they have not been before.
+        decoding: how images of validation are decoded, see `evaluation_decoder`.
         monitor: what is scored beside validation at every evaluation, see `recipe.monitored`; it selects nothing.
         callbacks: what else follows the training.
 
     Raises:
         RecipeError: when transformers refuses the training arguments, or the class weights do not fit the classes.
         DataError: when what is to be monitored is not there.
+        UserError: when resized images cannot be kept.
     """
     if schedule.epochs is not None:
         training = training | {"num_train_epochs": schedule.epochs}
@@ -107,11 +125,22 @@ def build_trainer(
     preprocessing = backbone.preprocessing
     mixing = Mixing(augment.mixup, augment.cutmix, seed) if augment.mixup or augment.cutmix else None
     draws = augment.preset != "none" or augment.erasing > 0 or mixing is not None
+    transform = build_train_transform(augment.preset, preprocessing, augment.erasing)
+    decoder = evaluation_decoder(decoding, preprocessing.size)
+    tables = splits.tables
+    kept: dict[str, KeptImages | None] = {}
+    if cache == "resized":
+        workers = arguments.dataloader_num_workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        kept["train"] = keep_for_training(tables["train"], transform, decoder, workers)
+        if arguments.eval_strategy != "no":
+            kept["validation"] = keep_for_evaluation(tables["validation"], preprocessing, decoder, workers)
     train_data = ImageDataset(
-        splits.tables["train"],
-        build_train_transform(augment.preset, preprocessing, augment.erasing),
+        tables["train"],
+        transform,
         seed=seed if draws else None,
         keys=mixing is not None,
+        decoder=decoder,
+        kept=kept.get("train"),
     )
     model = backbone.model
     groups = backbone.groups
@@ -123,8 +152,9 @@ def build_trainer(
     freezing = FreezingCallback(groups, schedule, metric=training["metric_for_best_model"], untrained=untrained)
     freezing.apply(model, schedule.phases[0])
     watched = [monitored(name).row for name in monitor]
-    followers = [EpochCallback(train_data), FiniteLossCallback(), HistoryCallback(history, groups, freezing, watched)]
-    followers += callbacks
+    figures = [name for name in SELECTION_METRICS[splits.task] if name != "loss"]
+    followers = [EpochCallback(train_data), FiniteLossCallback(), HistoryCallback(history, groups, freezing, watched, figures)]
+    followers += [*callbacks, TerminationCallback()]
     if early_stopping is not None:
         followers.append(EarlyStoppingCallback(freezing, early_stopping.patience, early_stopping.min_delta))
     if "tensorboard" in _listed(training.get("report_to")):
@@ -142,19 +172,21 @@ def build_trainer(
         channels_last=channels_last,
         ema_decay=ema.decay if ema else None,
         adapted=adapters is not None,
-        order=build_order(splits, seed, sampling, shuffle_buffer),
+        multi_label=splits.multi_label,
+        order=build_order(splits, seed, sampling, shuffle_buffer, arguments.dataloader_num_workers),
         # A range test evaluates nothing, and has not read every split.
-        monitor=Monitor(monitor, splits, preprocessing) if monitor and arguments.eval_strategy != "no" else None,
+        monitor=Monitor(monitor, splits, preprocessing, decoder) if monitor and arguments.eval_strategy != "no" else None,
         train_dataset=train_data,
-        eval_dataset=ImageDataset(splits.tables["validation"], preprocessing),
-        data_collator=Collate(channels_last, mixing),
+        eval_dataset=ImageDataset(tables["validation"], preprocessing, decoder=decoder, kept=kept.get("validation")),
+        data_collator=Collate(channels_last),
+        finish=Finishing(preprocessing, channels_last, mixing),
         callbacks=followers,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def build_order(splits: Splits, seed: int, sampling: str | Mapping[str, float], shuffle_buffer: int) -> Order:
+def build_order(splits: Splits, seed: int, sampling: str | Mapping[str, float], shuffle_buffer: int, workers: int = 0) -> Order:
     """Return the order of the training images.
 
     Args:
@@ -162,6 +194,7 @@ def build_order(splits: Splits, seed: int, sampling: str | Mapping[str, float], 
         seed: seed of the run.
         sampling: "uniform", or weights of classes, see `sampling_weights`.
         shuffle_buffer: images among which the order is random, on each process, where images are read from shards.
+        workers: loader processes, each of which is told how many blocks of a shard to hold.
 
     Raises:
         RecipeError: when the weights do not fit the classes.
@@ -173,22 +206,31 @@ def build_order(splits: Splits, seed: int, sampling: str | Mapping[str, float], 
     blocks = None if shards is None else shards.block_of[table.rows]
     order = Order(len(table), seed, table.labels, weights, blocks, shuffle_buffer)
     if shards is not None:
-        shards.blocks_kept = max(shards.blocks_kept, order.open_blocks)
+        shards.blocks_kept = max(shards.blocks_kept, order.open_blocks(workers))
     return order
 
 
-def build_loss(section: Loss, label_smoothing: float, splits: Splits) -> ClassificationLoss:
+def build_loss(section: Loss, label_smoothing: float, splits: Splits) -> ClassificationLoss | MultiLabelLoss:
     """Return the training loss; class weights are scaled by the training images.
+
+    Where an image may show several classes, a class's weight is that of the images that show it against those that do not.
 
     Raises:
         RecipeError: when the class weights do not fit the classes.
     """
-    counts = splits.tables["train"].class_counts(len(splits.class_names)).tolist()
+    table, names, asked = splits.tables["train"], splits.class_names, section.class_weights
+    counts = table.class_counts(len(names)).tolist()
     weights = None
-    if section.class_weights == "balanced":
-        weights = balanced_weights(counts, splits.class_names)
-    elif section.class_weights is not None:
-        weights = named_weights(section.class_weights, splits.class_names, counts)
+    if table.multi_label:
+        if asked is not None:
+            key = "loss.class_weights"
+            positive = balanced_answers(counts, len(table)) if asked == "balanced" else weights_in_order(key, asked, names)
+            weights = answer_weights(positive, counts, len(table))
+        return MultiLabelLoss(section.name, label_smoothing, weights, section.gamma)
+    if asked == "balanced":
+        weights = balanced_weights(counts, names)
+    elif asked is not None:
+        weights = named_weights(asked, names, counts)
     return ClassificationLoss(section.name, label_smoothing, weights, section.gamma)
 
 
@@ -200,7 +242,8 @@ def train(trainer: TransferTrainer, resume_from: Path | None = None) -> Training
     started = time.perf_counter()
     if resume_from is not None:
         steps_before = step_of(resume_from)
-    trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    with deferred():
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     seconds = time.perf_counter() - started
     args = trainer.args
     per_step = trainer.state.train_batch_size * args.gradient_accumulation_steps * args.world_size

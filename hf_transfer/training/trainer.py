@@ -17,10 +17,10 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallba
 from transformers import TrainingArguments as Arguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.dataset import ImageDataset
+from ..data.dataset import Batch, ImageDataset
 from ..data.order import Order
 from ..errors import UserError
-from ..metrics import quick_metrics
+from ..metrics import quick_metrics, quick_multi_label_metrics
 from ..strategies.phases import Phase
 from .adapters import load_state, save_state
 from .callbacks import AverageCallback, diverged
@@ -28,7 +28,7 @@ from .checkpoints import checkpoints, mark_complete, rotate, step_of
 from .depthwise import Float32DepthwiseBackward
 from .ema import WeightAverage
 from .freezing import FreezingCallback
-from .loss import ClassificationLoss, mixed_targets
+from .loss import ClassificationLoss, MultiLabelLoss, mixed_targets
 from .monitor import Monitor, Scored
 from .optimizer import parameter_groups
 from .rates import RateSchedule
@@ -36,7 +36,6 @@ from .sampler import EpochBatches
 
 _AVERAGE = "average.safetensors"
 _ADAPTED = "adapted_model.safetensors"
-_EVALUATION_LOSS = ClassificationLoss()
 
 
 class TransferTrainer(Trainer):
@@ -44,13 +43,15 @@ class TransferTrainer(Trainer):
 
     Args:
         freezing: says what trains, and executes the schedule; it must be the first of the callbacks.
-        loss: of logits and labels, see `ClassificationLoss`.
+        loss: of logits and labels, see `ClassificationLoss` and `MultiLabelLoss`.
         plain_adam: use `torch.optim.Adam` (weight decay coupled with the gradient) instead of `args.optim`.
         channels_last: compute in NHWC memory layout.
         ema_decay: keep a moving average of the weights; the better of both on validation is the one that is kept.
         adapted: the model carries adapters, so that its checkpoints hold plain tensors instead of a loadable model.
+        multi_label: whether an image may show several classes, or none.
         order: how an epoch's images follow one another; each once, at random, where nothing is said.
         monitor: what is scored beside validation at every evaluation of the training, and logged; nothing else reads it.
+        finish: makes batches of the loader the model's inputs, see `Finishing`; None where they are that already.
         kwargs: as for `transformers.Trainer`.
     """
 
@@ -63,8 +64,10 @@ class TransferTrainer(Trainer):
         channels_last: bool = False,
         ema_decay: float | None = None,
         adapted: bool = False,
+        multi_label: bool = False,
         order: Order | None = None,
         monitor: Monitor | None = None,
+        finish: Callable[[Batch], Batch] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         **kwargs: Any,
     ) -> None:
@@ -79,15 +82,17 @@ class TransferTrainer(Trainer):
         self.ema_decay = ema_decay
         self._averaging = AverageCallback()
         self.adapted = adapted
+        self._evaluation_loss = MultiLabelLoss() if multi_label else ClassificationLoss()
         self.order = order
         self.monitor = monitor
+        self.finish = finish
         self.steps_per_epoch = 0
         self._wrapped_for: Phase | None = None
         self._untrained: _Snapshot | None = None
         self._validation: Scored | None = None
         super().__init__(
             compute_loss_func=loss,
-            compute_metrics=_compute_metrics,
+            compute_metrics=_compute_multi_label_metrics if multi_label else _compute_metrics,
             preprocess_logits_for_metrics=_first_logits,
             callbacks=[freezing, self._averaging, *callbacks],
             **kwargs,
@@ -230,6 +235,10 @@ class TransferTrainer(Trainer):
 
     # One step.
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        return inputs if self.finish is None else self.finish(inputs)
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, of mixed images against mixed labels; evaluation measures plain cross-entropy."""
         if "share" in inputs:
@@ -237,7 +246,7 @@ class TransferTrainer(Trainer):
             inputs["labels"] = mixed_targets(labels, partner, share, self.model.config.num_labels)
         if self.model.training:
             return super().compute_loss(model, inputs, *args, **kwargs)
-        loss, self.compute_loss_func = self.compute_loss_func, _EVALUATION_LOSS
+        loss, self.compute_loss_func = self.compute_loss_func, self._evaluation_loss
         try:
             return super().compute_loss(model, inputs, *args, **kwargs)
         finally:
@@ -425,13 +434,21 @@ def load_weights(model: nn.Module, directory: Path) -> None:
 
 
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    return quick_metrics(_finite_logits(prediction), np.asarray(prediction.label_ids))
+
+
+def _compute_multi_label_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    return quick_multi_label_metrics(_finite_logits(prediction), np.asarray(prediction.label_ids))
+
+
+def _finite_logits(prediction: EvalPrediction) -> np.ndarray:
     logits = np.asarray(prediction.predictions)
     if not np.isfinite(logits).all():
         raise UserError(
             "training diverged: the validation logits are not finite. Lower training.learning_rate (hf-transfer find-lr "
             "suggests one), or set training.bf16 and training.fp16 to false; the checkpoints so far are kept."
         )
-    return quick_metrics(logits, np.asarray(prediction.label_ids))
+    return logits
 
 
 def _first_logits(logits: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -179,6 +179,18 @@ def test_build_backbone__classes_of_a_saved_timm_model_do_not_come_back(tmp_path
     assert reloaded.config.id2label == dict(enumerate(classes))
 
 
+def test_load_as_it_is__names_of_classes_are_in_the_order_of_their_numbers(tmp_path):
+    """A config.json whose keys someone sorted as text has class 10 before class 2."""
+    names = [f"class {number}" for number in range(12)]
+    build_backbone(Model(backbone="timm:test_resnet", pretrained=False), names, 0).save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = dict(sorted((str(number), name) for number, name in enumerate(names)))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = load_as_it_is(Model(backbone=str(tmp_path))).model.config
+    assert found.label_names == names
+    assert [found.id2label[label] for label in range(12)] == names
+
+
 def test_build_backbone__random_weights_of_a_timm_checkpoint_are_timms_own(tmp_path):
     """transformers would draw its linear layers from normal(0, 0.02), and save names that timm refuses."""
     backbone_of("test_vit").save(tmp_path)

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -134,4 +135,29 @@ def test_predict__run_of_strategy_knn(photos, tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"error: {tmp_path}: this run saved no model: strategy 'knn' answers from its training images and has none; "
         "give a run of another strategy\n"
+    )
+
+
+def test_predict__several_labels_an_image(model, photos, tmp_path, capsys):
+    labels = tmp_path / "labels"
+    shutil.copytree(model, labels)
+    config = json.loads((labels / "config.json").read_text())
+    config |= {"problem_type": "multi_label_classification", "thresholds": [0.001, 0.001, 0.999999]}
+    (labels / "config.json").write_text(json.dumps(config))
+    assert main(["predict", str(labels), "photos/1.png"]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header == "file          classes and their probabilities"
+    stock = pipeline("image-classification", model=str(labels), device="cpu")
+    chances = {answer["label"]: answer["score"] for answer in stock("photos/1.png", function_to_apply="sigmoid", top_k=3)}
+    said = sorted(("ant", "bee"), key=lambda name: -chances[name])
+    assert row == f"photos/1.png  {', '.join(f'{name} {chances[name]:.4f}' for name in said)}"
+    (labels / "config.json").write_text(json.dumps(config | {"thresholds": [0.999999] * 3}))
+    assert main(["predict", str(labels), "photos/1.png"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "photos/1.png  none"
+    assert main(["predict", str(labels), "photos", "--output", "p.csv"]) == 0
+    assert capsys.readouterr().out == "3 predictions in p.csv\n"
+    assert main(["predict", str(labels), "photos", "--top-k", "2"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --top-k: an image may show several classes of {labels}, or none: every class that reaches its threshold is "
+        "named; leave it out. --output and --json have the probabilities of all classes\n"
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_transfer.data.sources import read_source
+from hf_transfer.data.sources.source import read_source
 from hf_transfer.errors import DataError
 from hf_transfer.recipe.schema import Data
 

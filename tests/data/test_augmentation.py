@@ -14,7 +14,7 @@ from transformers import BitImageProcessor, ViTImageProcessor
 from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.dataset import Collate, ImageDataset
 from hf_transfer.data.images import decode_rgb
-from hf_transfer.data.package_data import read_package
+from hf_transfer.data.sources.package_data import read_package
 from hf_transfer.data.transforms import Preprocessing
 from hf_transfer.recipe.schema import AugmentPreset
 

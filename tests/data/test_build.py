@@ -1,10 +1,12 @@
 """From the `data` section to checked splits."""
 
+import json
+
 import numpy as np
 import pytest
 
 from hf_transfer.data.build import build_splits
-from hf_transfer.data.folders import read_class_folders
+from hf_transfer.data.sources.folders import read_class_folders
 from hf_transfer.errors import DataError
 from hf_transfer.recipe import parse_recipe
 from hf_transfer.recipe.schema import Data
@@ -115,7 +117,10 @@ def test_build_splits__training_needs_two_classes(grow):
 def test_build_splits__training_needs_images_of_every_class(grow, tmp_path):
     grow({"cat": 4, "dog": 4}, tmp_path / "train")
     grow({"cat": 1, "bird": 1}, tmp_path / "test")
-    assert message(Data(source=str(tmp_path))) == "data: expected training images of every class; found none of bird"
+    assert message(Data(source=str(tmp_path))) == (
+        "data: expected training images of every class; found none of bird. Add training images of it, or remove it from the "
+        "other splits."
+    )
 
 
 def test_build_splits__a_class_too_small_to_stratify(grow):
@@ -232,17 +237,15 @@ def test_build_splits__unreadable_images_are_all_listed_with_their_paths(spoilt)
     assert sorted(lines[1:5]) == [
         f"  - {root}/cat/003.png: the file is empty",
         lines[[f"{root}/cat/007.png" in line for line in lines].index(True)],
-        f"  - {root}/dog/020.png: not an image in a known format",
+        f"  - {root}/dog/020.png: not an image in a known format (it begins with the text 'text')",
         f"  - {root}/dog/025.png: No such file or directory",
     ]
     assert lines[5:] == ["Mend or remove them, or set data.on_bad_image to 'skip' to leave them out, listed and counted."]
 
 
-def test_build_splits__without_decoding_what_headers_tell_is_listed(spoilt):
+def test_build_splits__without_decoding_what_headers_and_ends_tell_is_listed(spoilt):
     root, _ = spoilt
-    found = message(Data(source=str(root), test_fraction=0.2))
-    assert found.startswith("data: found 3 unreadable images:\n")
-    assert "cat/007.png" not in found
+    assert message(Data(source=str(root), test_fraction=0.2)) == message(Data(source=str(root), test_fraction=0.2), decode=True)
 
 
 def test_build_splits__many_unreadable_images_are_counted(grow):
@@ -281,7 +284,7 @@ def test_build_splits__skipping_may_not_lose_a_class_or_a_split(split_folders):
     for path in (split_folders / "train" / "dog").iterdir():
         path.write_bytes(b"")
     section = Data(source=str(split_folders), on_bad_image="skip")
-    assert message(section) == "data: expected training images of every class; found none of dog"
+    assert message(section).startswith("data: expected training images of every class; found none of dog. ")
     # An evaluation of the training images only leaves them out.
     evaluated = build_splits(section, ["train"], training=False)
     assert counts(evaluated) == {"train": [20, 0]}
@@ -363,3 +366,43 @@ def test_build_splits__a_group_column_that_does_not_fit():
     assert message(Data(source="package:textile", group_column="folder", test_fraction=0.2)).startswith(
         "data.group_column: expected images in folders inside the class folders; 2000 of 2000 have none: global/"
     )
+
+
+# Several labels an image
+
+
+def several(root, grow, rows):
+    """Write a listing of images with these lists of labels."""
+    grow({"photographs": len(rows)}, root)
+    files = sorted((root / "photographs").iterdir())
+    lines = [json.dumps({"path": f"photographs/{file.name}", "label": row}) for file, row in zip(files, rows, strict=True)]
+    (root / "x.jsonl").write_text("\n".join(lines))
+    return Data(source=str(root / "x.jsonl"), task="multi_label")
+
+
+def test_build_splits__several_labels(grow, tmp_path):
+    section = several(tmp_path / "set", grow, [["cat", "dog"], ["cat"], [], ["dog", "owl"]] * 10)
+    further = several(tmp_path / "further", grow, [["owl"], [], ["owl", "cat"]])
+    splits = build_splits(section, ["test"], training=False, extra={"further": further.source})
+    assert (splits.multi_label, splits.task, splits.class_names) == (True, "multi_label", ["cat", "dog", "owl"])
+    assert splits.extra["further"].labels.tolist() == [[False, False, True], [False] * 3, [True, False, True]]
+    training = build_splits(section.model_copy(update={"test_fraction": 0.25}), ["test"], training=True)
+    assert {split: len(table) for split, table in training.tables.items()} == {"train": 22, "validation": 8, "test": 10}
+    assert np.abs(np.array(counts(training)["test"]) - [5, 5, 2.5]).max() <= 1
+    assert build_splits(Data(source="package:digits", max_test_samples=20), ["test"], training=False).task == "single_label"
+
+
+def test_build_splits__a_class_that_no_training_image_shows(grow, tmp_path):
+    section = several(tmp_path / "set", grow, [["cat"], ["dog"], []] * 4)
+    text = (tmp_path / "set" / "x.jsonl").read_text().splitlines()
+    rows = [json.loads(line) | {"split": "train" if place else "test"} for place, line in enumerate(text)]
+    rows[0]["label"] = ["cat", "owl"]
+    (tmp_path / "set" / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "expected training images of every class; found none of owl" in message(section, ["test"])
+
+
+def test_build_splits__class_folders_give_one_label_each(grow, caplog):
+    section = Data(source=str(grow({"cat": 12, "dog": 8})), task="multi_label")
+    splits = build_splits(section, ["train"], training=True)
+    assert all((table.labels.sum(axis=1) == 1).all() for table in splits.tables.values())
+    assert "gives one label an image, so no image shows two classes" in caplog.text

@@ -1,6 +1,5 @@
 """Decoding, the random stream of each sample, and batches."""
 
-import pickle
 import random
 
 import numpy as np
@@ -12,10 +11,10 @@ from transformers import ViTImageProcessor
 
 from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.dataset import Collate, ImageDataset, random_stream, sample_seed
-from hf_transfer.data.folders import read_class_folders
+from hf_transfer.data.finishing import Finishing
 from hf_transfer.data.images import decode_rgb
-from hf_transfer.data.mixing import Mixing
-from hf_transfer.data.package_data import read_package
+from hf_transfer.data.sources.folders import read_class_folders
+from hf_transfer.data.sources.package_data import read_package
 from hf_transfer.data.transforms import Preprocessing
 from hf_transfer.errors import DataError, message_of
 
@@ -240,48 +239,25 @@ def test_collate__keeps_its_layout_through_worker_processes(table, preprocessing
         assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
 
 
-def mixed_batches(table, transform, workers=0, mixing=None, order=None):
-    dataset = ImageDataset(table, transform, seed=7, keys=True)
-    collate = Collate(channels_last=True, mixing=mixing)
-    return list(DataLoader(dataset, batch_size=3, sampler=order, num_workers=workers, collate_fn=collate))
+def test_collate__bytes_are_stacked_once_and_lists_go_with_them(table, basic):
+    dataset = ImageDataset(table, basic, seed=7, keys=True)
+    items = [dataset[index] for index in range(3)]
+    for channels_last in (False, True):
+        batch = Collate(channels_last)(items)
+        assert set(batch) == {"pixel_values", "labels", "keys"}
+        assert batch["pixel_values"].dtype == torch.uint8
+        assert batch["pixel_values"].is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(batch["pixel_values"], torch.stack([item["pixel_values"] for item in items]))
+        assert batch["keys"] == [item["key"] for item in items]
 
 
-def test_collate__mixes_batches_whose_items_have_keys(table, basic):
-    plain = mixed_batches(table, basic)
-    for found, expected in zip(mixed_batches(table, basic, mixing=Mixing(0.4, 0.0, seed=7)), plain, strict=True):
-        assert set(expected) == {"pixel_values", "labels"}
-        assert set(found) == {"pixel_values", "labels", "partner", "share"}
-        assert torch.equal(found["labels"], expected["labels"])
-        assert found["pixel_values"].is_contiguous(memory_format=torch.channels_last)
-        images, share = expected["pixel_values"], found["share"][:, None, None, None]
-        torch.testing.assert_close(found["pixel_values"], share * images + (1 - share) * images[found["partner"]])
-        assert not torch.equal(found["pixel_values"], images)
-
-
-def test_collate__the_batches_of_evaluation_are_never_mixed(table, preprocessing):
-    items = [ImageDataset(table, preprocessing)[index] for index in range(4)]
-    batch = Collate(mixing=Mixing(0.4, 0.4, seed=7))(items)
-    assert set(batch) == {"pixel_values", "labels"}
-    assert torch.equal(batch["pixel_values"], torch.stack([item["pixel_values"] for item in items]))
-
-
-@pytest.mark.parametrize("mixing", [Mixing(0.4, 0.0, seed=7), Mixing(0.0, 1.0, seed=7)], ids=["mixup", "cutmix"])
-def test_collate__mixing_follows_the_images_of_a_batch_not_the_worker(table, basic, mixing):
-    first = mixed_batches(table, basic, mixing=mixing)
-    torch.manual_seed(random.randrange(1000))
-    again = mixed_batches(table, basic, workers=2, mixing=mixing)
-    # nor what was mixed before: the second batch alone, as after a resume
-    resumed = mixed_batches(table, basic, mixing=mixing, order=[3, 4, 5])
-    for found, expected in ((again[0], first[0]), (again[1], first[1]), (resumed[0], first[1])):
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert first[0]["share"][0] != first[1]["share"][0]
-
-
-def test_collate__goes_to_worker_processes_that_share_no_memory(table, basic):
-    dataset, collate = pickle.loads(
-        pickle.dumps((ImageDataset(table, basic, seed=7, keys=True), Collate(mixing=Mixing(0.4, 1.0, seed=7))))
-    )
-    found = collate([dataset[index] for index in range(3)])
-    expected = mixed_batches(table, basic, mixing=Mixing(0.4, 1.0, seed=7))[0]
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+def test_getitem__of_crops_the_transform_is_what_the_finished_batch_shows(table):
+    preprocessing = Preprocessing(ViTImageProcessor(size={"height": 128, "width": 128}))  # too large for reduced decoding
+    for preset, erasing in (("basic", 0.0), ("strong", 0.9)):
+        transform = build_train_transform(preset, preprocessing, erasing)
+        dataset = ImageDataset(table, transform, seed=7)
+        batch = Finishing(preprocessing, channels_last=True)(Collate()([dataset[index] for index in range(6)]))
+        for index in range(6):
+            with random_stream(sample_seed(7, 0, str(table.sample_ids[index]))):
+                expected = transform(dataset.image(index))
+            torch.testing.assert_close(batch["pixel_values"][index], expected, atol=1e-6, rtol=0)

@@ -271,7 +271,9 @@ def test_describe__the_manifest(textile, tmp_path):
     assert manifest["images"] == {"train": 24, "validation": 2, "test": 9}
     assert manifest["dropped"] == ["nominal"]
     assert manifest["duplicates_across_splits"] == [[f"train: {twins[0]}", f"test: {twins[1]}"]]
-    assert manifest["unreadable"] == {f"validation/{bad}": "not an image in a known format"}
+    assert manifest["unreadable"] == {
+        f"validation/{bad}": "not an image in a known format (it begins with the text 'no image')"
+    }
     write_split(split, tmp_path / "out", manifest)
     assert json.loads((tmp_path / "out" / "split.json").read_text()) == manifest
     assert describe(plan_split(textile, drop=["nominal"]))["files_digest"] == manifest["files_digest"]

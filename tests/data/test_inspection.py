@@ -1,6 +1,7 @@
 """What an inspection finds in planted folders, and that its splits are those of a run."""
 
 import io
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -72,7 +73,8 @@ def test_plan_splits__what_would_stop_a_run_is_noted(grow, tmp_path):
         "data: a stratified split into train + validation needs at least 2 images of every class; too few of 'dog' (1). "
         "Add images, remove the class, or give split folders of your own.",
         "evaluation.splits: asked for validation, and the source brings no such split",
-        "data: expected training images of every class; found none of cow",
+        "data: expected training images of every class; found none of cow. Add training images of it, or remove it from the "
+        "other splits.",
     ]
 
 
@@ -131,7 +133,10 @@ def test_inspect_images__bad_and_odd_files(grow, noise):
 
     reasons = {Path(image["image"]).name: image["reason"] for image in report["unreadable"]}
     assert reasons.keys() == {"zero.jpg", "truncated.jpg", "text.jpg", "bomb.png"}
-    assert (reasons["zero.jpg"], reasons["text.jpg"]) == ("the file is empty", "not an image in a known format")
+    assert (reasons["zero.jpg"], reasons["text.jpg"]) == (
+        "the file is empty",
+        "not an image in a known format (it begins with the text 'no image')",
+    )
     assert "truncated" in reasons["truncated.jpg"] and "decompression bomb" in reasons["bomb.png"]
     assert report["problems"] == ["data: found 4 unreadable images; mend or remove, or set data.on_bad_image to 'skip'"]
     assert inspected(root, validation_fraction=0.1, on_bad_image="skip")["problems"] == []
@@ -247,3 +252,26 @@ def test_odd_classes__each_kind():
     }
     nothing = {"few": {}, "not_in_train": {}, "not_in": {}, "alike": [], "numeric": []}
     assert odd_classes(["cat", "dog"], {"test": np.array([3, 0])}) == nothing
+
+
+def test_inspect_images__several_labels(grow, tmp_path):
+    root = grow({"photographs": 24})
+    files = sorted(path.name for path in (root / "photographs").iterdir())
+    shown = [["cat", "dog"], ["cat"], [], ["dog", "owl"]]
+    shutil.copy(root / "photographs" / files[0], root / "photographs" / "copy.png")
+    lines = [
+        json.dumps({"path": f"photographs/{name}", "label": shown[row % 4]}) for row, name in enumerate([*files, "copy.png"])
+    ]
+    (root / "x.jsonl").write_text("\n".join(lines))
+    section = Data(source=str(root / "x.jsonl"), task="multi_label", validation_fraction=0.25)
+    found = inspect_images(plan_splits(section), samples=2)
+    counts = {split: part["classes"] for split, part in found.report["splits"].items()}
+    assert {name: sum(part[name] for part in counts.values()) for name in ("cat", "dog", "owl")} == {
+        "cat": 13,
+        "dog": 13,
+        "owl": 6,
+    }
+    duplicates = found.report["exact_duplicates"][0]
+    assert [image["class"] for image in duplicates["images"]] == ["cat, dog", "cat, dog"]
+    assert set(found.samples["train"]) == {"cat", "dog", "owl"}
+    assert found.report["problems"] == []

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_transfer.data.folders import read_class_folders
 from hf_transfer.data.integrity import Scan, cross_split_duplicates, cross_split_groups, fingerprint, scan
-from hf_transfer.data.package_data import read_package
+from hf_transfer.data.sources.folders import read_class_folders
+from hf_transfer.data.sources.package_data import read_package
 
 
 @pytest.fixture
@@ -31,18 +31,15 @@ def reasons(root, *, decode):
     return {str(table.sample_ids[index]): reason for index, reason in scan(table, decode=decode).bad.items()}
 
 
-def test_scan__the_header_pass_finds_all_but_truncated_files(spoilt):
-    assert reasons(spoilt, decode=False) == {
+@pytest.mark.parametrize("decode", [False, True])
+def test_scan__finds_them_all(spoilt, decode):
+    found = reasons(spoilt, decode=decode)
+    assert found.pop("bad/truncated.jpg").startswith("image file is truncated")
+    assert found == {
         "bad/absent.png": "No such file or directory",
         "bad/empty.jpg": "the file is empty",
-        "bad/text.jpg": "not an image in a known format",
+        "bad/text.jpg": "not an image in a known format (it begins with the text 'this is no image, whatever its name says')",
     }
-
-
-def test_scan__the_decoding_pass_finds_truncated_files_too(spoilt):
-    found = reasons(spoilt, decode=True)
-    assert found.pop("bad/truncated.jpg").startswith("image file is truncated")
-    assert found == reasons(spoilt, decode=False)
 
 
 def test_scan__whole_images_of_every_kind_are_good(tmp_path, noise):
@@ -68,6 +65,23 @@ def test_scan__digests_are_those_of_the_bytes():
     digests = scan(table, decode=False).digests
     assert digests[0] == digests[2] != digests[1]
     assert all(len(digest) == 16 for digest in digests)
+
+
+class Unread:
+    """Images that are not to be read yet."""
+
+    def encoded(self, row):
+        raise OSError("it was read")
+
+    def prefetch(self, rows):
+        pass
+
+
+def test_scan__images_that_are_read_while_training_are_read_to_decode_them_only(labelled):
+    digests = np.array([b"shard 1, place 0", b"shard 1, place 9"], dtype="S16")
+    table = replace(labelled([0, 1]), images=Unread(), digests=digests)
+    assert scan(table, decode=False) == Scan(digests.tolist(), {})
+    assert scan(table, decode=True) == Scan(digests.tolist(), {0: "it was read", 1: "it was read"})
 
 
 # Duplicates
@@ -152,3 +166,12 @@ def test_cross_split_groups__only_those_on_both_sides(labelled):
     test = replace(labelled([0, 1]), groups=np.array(["ann", "eve"]))
     assert cross_split_groups({"train": train, "test": test}) == {"ann": {"train": 2, "test": 1}}
     assert cross_split_groups({"train": train, "test": labelled([0])}) == {}
+
+
+def test_fingerprint__of_several_labels(grow):
+    table = read_class_folders(grow({"cat": 2, "dog": 2})).tables["train"]
+    several = replace(table, labels=np.eye(2, dtype=bool)[table.labels])
+    other = replace(several, labels=np.ones((4, 2), dtype=bool))
+    prints = [printed({"train": one}) for one in (table, several, other)]
+    assert len(set(prints)) == 3
+    assert printed({"train": replace(several)}) == prints[1]

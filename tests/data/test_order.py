@@ -106,7 +106,7 @@ def test_batches__each_block_is_read_about_once_whoever_reads(processes, workers
     for process in range(processes):
         own = batches[process::processes]
         for worker in range(workers):  # as torch deals batches to loader processes
-            total += reads(own[worker::workers], blocks, order.open_blocks)
+            total += reads(own[worker::workers], blocks, order.open_blocks(workers))
     lanes = order.lanes * processes
     assert total <= 120 + lanes  # a block that is cut between two lanes is read by both
 

@@ -277,3 +277,92 @@ def test_subset__keeps_the_groups_of_its_images(labelled):
     table = grouped(labelled, [f"g{i // 3}" for i in range(30)], [0, 1] * 15)
     part = subset(table, 0, names_of(2), total=10, each=None, split="train")
     assert part.groups.tolist() == [f"g{row // 3}" for row in part.rows]
+
+
+# Images of several classes
+
+
+def flags(rng, images, prevalence):
+    """Return which classes each image shows, bool [images, C], drawn independently."""
+    return rng.random((images, len(prevalence))) < np.array(prevalence)
+
+
+@pytest.fixture
+def several(labelled):
+    """Return a table of these flags [n, C]."""
+
+    def make(labels, ids=None):
+        table = labelled(np.zeros(len(labels)), ids)
+        return replace(table, labels=np.asarray(labels, dtype=bool))
+
+    return make
+
+
+def test_hold_out__several_labels_are_proportional(several):
+    rng = np.random.default_rng(0)
+    table = several(flags(rng, 1000, [0.5, 0.3, 0.1, 0.05]))
+    parts = hold_out(table, {"test": 0.2, "validation": 0.15}, 0, names_of(4))
+    assert list(parts) == ["train", "test", "validation"]
+    everyone = np.concatenate([part.sample_ids for part in parts.values()])
+    assert sorted(everyone.tolist()) == sorted(table.sample_ids.tolist())
+    for name, share in (("train", 0.65), ("test", 0.2), ("validation", 0.15)):
+        assert len(parts[name]) == pytest.approx(1000 * share, abs=5)
+        np.testing.assert_allclose(parts[name].class_counts(4), share * table.class_counts(4), atol=4)
+        none = (~parts[name].labels.any(axis=1)).sum()
+        assert none == pytest.approx(share * (~table.labels.any(axis=1)).sum(), abs=10)
+
+
+def test_hold_out__a_class_of_three_images_is_in_every_part(several):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        labels = flags(rng, 60, [0.6, 0.4, 0.2, 0.1, 0.0])
+        labels[rng.choice(60, 3, replace=False), 4] = True
+        labels[:3, :4] = True
+        parts = hold_out(several(labels), {"test": 0.2, "validation": 0.2}, 0, names_of(5))
+        assert all((part.class_counts(5) > 0).all() for part in parts.values())
+
+
+def test_hold_out__several_labels_are_split_alike_in_any_order_of_rows(several):
+    rng = np.random.default_rng(0)
+    labels, ids = flags(rng, 90, [0.5, 0.3, 0.1]), np.array([f"{index}.png" for index in range(90)])
+    expected = members(hold_out(several(labels, ids), {"validation": 0.2}, 0, names_of(3)))
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(90)
+        assert members(hold_out(several(labels[order], ids[order]), {"validation": 0.2}, 0, names_of(3))) == expected
+    assert members(hold_out(several(labels, ids), {"validation": 0.2}, 1, names_of(3))) != expected
+
+
+def test_hold_out__several_labels_of_too_few_images(several):
+    labels = np.zeros((20, 2), dtype=bool)
+    labels[:, 0], labels[:2, 1] = True, True
+    with pytest.raises(DataError, match=r"needs at least 3 images of every class; too few of 'class 1' \(2\)"):
+        hold_out(several(labels), {"test": 0.2, "validation": 0.2}, 0, names_of(2))
+
+
+def test_hold_out__groups_of_several_labels_stay_together(several):
+    rng = np.random.default_rng(0)
+    table = several(flags(rng, 400, [0.5, 0.3, 0.1]))
+    table = replace(table, groups=np.array([f"patient {index // 5}" for index in range(400)]))
+    parts = hold_out(table, {"test": 0.25, "validation": 0.25}, 0, names_of(3))
+    groups = [set(part.groups) for part in parts.values()]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    np.testing.assert_allclose([len(part) for part in parts.values()], [200, 100, 100], atol=5)
+    np.testing.assert_allclose(parts["test"].class_counts(3), 0.25 * table.class_counts(3), atol=4)
+
+
+def test_subset__several_labels(several):
+    rng = np.random.default_rng(0)
+    labels = flags(rng, 500, [0.5, 0.3, 0.1, 0.0])
+    labels[7, 3] = True
+    table = several(labels)
+    found = subset(table, 0, names_of(4), total=50, each=None, split="train")
+    assert len(found) == 50
+    np.testing.assert_allclose(found.class_counts(4), [25, 15, 5, 1], atol=3)
+    assert subset(table, 0, names_of(4), total=500, each=None, split="train") is table
+    alone = several(np.eye(4))
+    with pytest.raises(
+        DataError, match=r"data.max_train_samples: expected at least 4, so that every class is on one .* found 2"
+    ):
+        subset(alone, 0, names_of(4), total=2, each=None, split="train")
+    with pytest.raises(DataError, match=r"data.samples_per_class: an image of several classes counts for each of them"):
+        subset(table, 0, names_of(4), total=None, each=5, split="train")

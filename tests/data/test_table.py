@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_transfer.data.package_data import read_package
+from hf_transfer.data.sources.package_data import read_package
 
 
 def test_select__keeps_images_labels_and_ids_together():

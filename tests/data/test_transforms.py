@@ -16,7 +16,7 @@ from transformers.models.timm_wrapper import TimmWrapperImageProcessor
 
 from hf_transfer.data.augmentation import build_train_transform
 from hf_transfer.data.images import decode_rgb
-from hf_transfer.data.package_data import read_package
+from hf_transfer.data.sources.package_data import read_package
 from hf_transfer.data.transforms import Preprocessing
 from hf_transfer.errors import BackboneError, DataError
 

@@ -254,3 +254,44 @@ def test_build_demo__in_a_browser(address, backbone, run):
         )
         browser.close()
     assert {server for server in servers if server} <= {address.split("/")[2]}
+
+
+def label_backbone(run, thresholds):
+    backbone = load_as_it_is(Model(backbone=str(run)))
+    backbone.model.config.problem_type = "multi_label_classification"
+    backbone.model.config.thresholds = thresholds
+    return backbone
+
+
+def test_build_demo__every_class_that_reaches_its_threshold_or_none(run):
+    backbone = label_backbone(run, [0.5] * 7)
+    row = row_of(backbone, run / "0.png")
+    assert 0 < len(row.classes) < 7
+    for thresholds, expected in (([0.5] * 7, dict(zip(row.classes, row.probabilities, strict=True))), ([0.999] * 7, None)):
+        page = build_demo(Classifier(label_backbone(run, thresholds), device=CPU), About("t", "l"), top_k=1)
+        classify = next(function.fn for function in page.fns.values() if function.api_name == "classify")
+        assert classify(str(run / "0.png")) == (expected or "none of the classes")
+
+
+def test_export_space__of_several_labels_says_what_predict_says(run, tmp_path, monkeypatch):
+    row = row_of(label_backbone(run, [0.5] * 7), run / "0.png")
+    threshold = sorted(row.every.values())[3]
+    said = {}
+    for name, thresholds in (("some", [threshold] * 7), ("none", [0.999] * 7)):
+        space = tmp_path / name
+        export_space(label_backbone(run, thresholds), About("Tiny", "Tells beasts apart."), space)
+        monkeypatch.chdir(space)
+        Path("app.py").write_text(Path("app.py").read_text().replace(").launch()", ")"))
+        said[name] = runpy.run_path(str(space / "app.py"))["classify"](str(run / "0.png"))
+    assert said["none"] == "none of the classes"
+    assert said["some"] == pytest.approx({name: chance for name, chance in row.every.items() if chance >= threshold}, rel=1e-4)
+
+
+def test_about__an_example_of_each_label_that_images_show(run, tmp_path):
+    labels = np.zeros((4, 7), dtype=bool)
+    labels[0, [1, 2]] = labels[1, [1, 3]] = labels[2, [1]] = True  # the fourth shows none
+    root = tmp_path / "labels"
+    paths = [str(run / f"{number}.png") for number in (0, 1, 2, 0)]
+    found = Predictions(list("abcd"), paths, labels, labels, np.zeros((4, 7), np.float32), NAMES, None, np.full(7, 0.5))
+    found.write(root / "predictions" / "test.parquet")
+    assert about(str(root), NAMES).examples == (run / "0.png", run / "1.png")

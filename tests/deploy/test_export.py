@@ -205,3 +205,23 @@ def test_parity__of():
     assert swapped.argmax_equal == 1 and not swapped.passed
     other[0, 0] = np.nan
     assert not Parity.of(logits, other).passed
+
+
+def test_parity__of_several_labels_asks_which_reach_their_thresholds():
+    logits, thresholds = np.array([[1.0, 2.0], [20.0, 3.0]], np.float32), np.array([0.5, 0.99])
+    swapped = logits[:, ::-1] + np.float32(1e-5)  # other classes would be the most probable
+    assert Parity.of(logits, logits, thresholds).facts().keys() == {
+        *("images", "max_abs_difference", "tolerance", "said_equal", "passed"),
+    }
+    assert Parity.of(logits, logits, thresholds).passed
+    assert Parity.of(logits, swapped, thresholds).said_equal == 1  # 0.95 for the second class is too little
+
+
+def test_export_model__several_labels_carry_sigmoid_and_thresholds(backbone, images, tmp_path):
+    backbone.model.config.problem_type = "multi_label_classification"
+    backbone.model.config.thresholds = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    report = _export(backbone, tmp_path / "export", images)
+    assert report["passed"] and (report["activation"], report["thresholds"]) == ("sigmoid", backbone.model.config.thresholds)
+    assert report["artefacts"][0]["parity"]["said_equal"] == len(images)
+    carried = run_onnx(tmp_path / "export" / "model.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(carried["thresholds"]) == backbone.model.config.thresholds and carried["activation"] == '"sigmoid"'

@@ -2,11 +2,23 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import label_runs
 import pytest
 
-from hf_transfer.deploy.hub import Destination, check_publishable, push_command, repository_name, run_content
+from hf_transfer.deploy.hub import (
+    Destination,
+    Repository,
+    Stated,
+    check_publishable,
+    push_command,
+    repository_name,
+    run_content,
+)
 from hf_transfer.errors import UserError
+from hf_transfer.metrics.headline import ACCURACY, MEAN_AVERAGE_PRECISION
+from hf_transfer.report.model_card import model_card_text
 from hf_transfer.run_directory import RunDirectory
 
 TOKEN = "hf_" + "aB" * 17
@@ -99,3 +111,23 @@ def test_check_publishable__refuses_what_is_no_finished_run(run, tmp_path):
     for root in (run.root, tmp_path / "nothing"):
         with pytest.raises(UserError, match="push: expected the directory of a finished run, found none in"):
             check_publishable(RunDirectory(root))
+
+
+class _Held(Repository):
+    """A repository whose card is known."""
+
+    text = ""
+
+    def card(self, head):
+        return self.text
+
+
+def test_stated__accuracy_or_mean_average_precision_never_one_for_the_other(tmp_path):
+    run = label_runs.write_label_run(tmp_path / "labels")
+    repository = _Held("ann/labels", Destination())
+    repository.text = model_card_text(run, repo_id="ann/labels")
+    found = repository.stated(SimpleNamespace(sha="c0ffee"))
+    figure = json.loads((run / "metrics.json").read_text())["test"]["mean_average_precision"]
+    assert found == Stated(figure, "the test split of shapes", "c0ffee", MEAN_AVERAGE_PRECISION)
+    repository.text = repository.text.replace("type: mean_average_precision", "type: accuracy")
+    assert repository.stated(SimpleNamespace(sha="c0ffee")).headline == ACCURACY

@@ -171,9 +171,38 @@ def test_predict_images__bf16_differs_but_agrees(backbone, folder):
 def test_predict_images__labels_that_are_independent_get_sigmoids(model_directory, folder):
     backbone = load_as_it_is(Model(backbone=str(model_directory)))
     backbone.model.config.problem_type = "multi_label_classification"
-    for row in predicted(backbone, find_images([str(folder / "ant")]), top_k=5):
+    for row in predicted(backbone, find_images([str(folder / "ant")])):
         expected = 1 / (1 + np.exp(-row.logits.astype(float)))
-        np.testing.assert_allclose(row.probabilities, np.sort(expected)[::-1], rtol=1e-12)
+        np.testing.assert_allclose(list(row.every.values()), expected, rtol=1e-12)
+        assert list(row.every) == ["ant", "bee", "cat", "dog", "eel"]
+
+
+def test_predict_images__classes_that_reach_their_thresholds_and_no_others(model_directory, folder):
+    backbone = load_as_it_is(Model(backbone=str(model_directory)))
+    backbone.model.config.problem_type = "multi_label_classification"
+    images = find_images([str(folder)])
+    chances = np.array([list(row.every.values()) for row in predicted(backbone, images)])
+    names = np.array(["ant", "bee", "cat", "dog", "eel"])
+    thresholds = [*np.quantile(chances[:, :4], 0.5, axis=0, method="higher").tolist(), 0.999]  # that very value is reached
+    backbone.model.config.thresholds = thresholds
+    rows = predicted(backbone, images, top_k=1)
+    for row, own in zip(rows, chances, strict=True):
+        said = np.flatnonzero(own >= thresholds)
+        assert row.classes == tuple(names[said[np.argsort(-own[said], kind="stable")]])
+        assert list(row.probabilities) == [row.every[name] for name in row.classes]
+        assert "eel" not in row.classes
+    assert len({len(row.classes) for row in rows}) > 1
+    backbone.model.config.thresholds = [1 - 1e-12] * 5
+    assert {row.classes for row in predicted(backbone, images)} == {()}  # none is an answer
+
+
+def test_classifier__thresholds_that_do_not_fit_the_classes(model_directory):
+    backbone = load_as_it_is(Model(backbone=str(model_directory)))
+    backbone.model.config.problem_type = "multi_label_classification"
+    for wrong in ([0.5], [0.5] * 4 + [1.5], ["a"] * 5):
+        backbone.model.config.thresholds = wrong
+        with pytest.raises(BackboneError, match="thresholds: expected 5 numbers above 0 and below 1, one a class; found"):
+            Classifier(backbone, device=CPU)
 
 
 def test_predict_images__checkpoint_that_was_saved_in_bf16(model_directory, folder, tmp_path):

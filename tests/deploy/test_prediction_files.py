@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from hf_transfer.deploy.predict import Prediction, Unreadable
 from hf_transfer.deploy.prediction_files import check_output, json_rows, prediction_file
@@ -135,3 +136,59 @@ def test_check_output__what_would_be_lost_or_is_unknown(tmp_path):
         with pytest.raises(UserError) as error:
             check_output(path, overwrite=overwrite)
         assert str(error.value) == f"--output: {told}"
+
+
+SEVERAL = [
+    Prediction(
+        "a.png", ("çà", "ant"), (0.75, 0.2), np.array([0.5, -1.25, 2.0], np.float32), {"ant": 0.2, "b": 0.01, "çà": 0.75}
+    ),
+    Prediction("b.png", (), (), np.array([-3.0, -1.25, -2.0], np.float32), {"ant": 0.1, "b": 0.2, "çà": 0.05}),
+]
+LABELS, THRESHOLDS = ["ant", "b", "çà"], [0.15, 0.5, 0.5]
+
+
+def labels_written(path, **arguments):
+    with prediction_file(path, LABELS, 1, thresholds=THRESHOLDS, **arguments) as write:
+        for row in SEVERAL:
+            write(row)
+    return path
+
+
+def test_prediction_file__labels_as_csv_are_a_data_set(tmp_path):
+    from hf_transfer.data.sources.source import read_source
+    from hf_transfer.recipe.schema import Data
+
+    path = labels_written(tmp_path / "labels.csv", logits=True)
+    with path.open(encoding="utf-8", newline="") as file:
+        header, first, second = csv.reader(file)
+    assert header == ["file", "classes", *(f"probability {n}" for n in LABELS), *(f"logit {n}" for n in LABELS)]
+    assert first == ["a.png", "çà|ant", "0.2", "0.01", "0.75", "0.5", "-1.25", "2.0"]
+    assert second[:3] == ["b.png", "|", "0.1"]
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    section = Data(source=str(path), image_column="file", label_column="classes", task="multi_label")
+    found = read_source(section)
+    assert found.tables["train"].labels.tolist() == [[True, True], [False, False]] and found.class_names == ["ant", "çà"]
+
+
+def test_prediction_file__labels_whose_names_hold_the_bar(tmp_path):
+    row = Prediction("a.png", ("x|y", "z"), (0.9, 0.8), np.zeros(2, np.float32), {"x|y": 0.9, "z": 0.8})
+    with prediction_file(tmp_path / "p.csv", ["x|y", "z"], 1, thresholds=[0.5, 0.5]) as write:
+        write(row)
+    assert (tmp_path / "p.csv").read_text().splitlines()[1] == "a.png,x|y;z,0.9,0.8"
+
+
+def test_prediction_file__labels_as_json_and_parquet(tmp_path):
+    first, second = json.loads(labels_written(tmp_path / "p.json").read_text(encoding="utf-8"))["predictions"]
+    assert first == {
+        "file": "a.png",
+        "classes": [{"class": "çà", "probability": 0.75}, {"class": "ant", "probability": 0.2}],
+        "probabilities": {"ant": 0.2, "b": 0.01, "çà": 0.75},
+    }
+    assert second["classes"] == [] and second["probabilities"]["b"] == 0.2
+    lines = labels_written(tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [first, second]
+    table = pq.read_table(labels_written(tmp_path / "p.parquet"))
+    assert json.loads(table.schema.metadata[b"thresholds"]) == THRESHOLDS
+    assert table.to_pylist()[1] == {"file": "b.png", "classes": [], "probabilities": [], "every_probability": [0.1, 0.2, 0.05]}
+    assert table.column_names == ["file", "classes", "probabilities", "every_probability"]

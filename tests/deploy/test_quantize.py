@@ -36,7 +36,9 @@ from hf_transfer.errors import BackboneError, DataError, RunDirectoryError, User
 from hf_transfer.evaluation.inference import predict_logits
 from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.metrics.arrays import predicted_classes
+from hf_transfer.metrics.multi_label import predicted_at
 from hf_transfer.metrics.paired import compare_paired
+from hf_transfer.metrics.ranking_verdict import compare_rankings
 from hf_transfer.recipe import dump_recipe, parse_recipe
 from hf_transfer.run_directory import RunDirectory, write_json
 
@@ -370,3 +372,36 @@ def test_quantize_run__without_test_predictions(finished, resnet):
     (finished.predictions / "test.parquet").unlink()
     with pytest.raises(RunDirectoryError, match="the run has not scored a test split"):
         quantize_run(finished, resnet, finished.root / "quantized", mode="static")
+
+
+def test_quantize_run__of_several_labels_compares_mean_average_precision(resnet, splits, tmp_path):
+    names, rng = splits.class_names, np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    lines = ["file_name,labels"]
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "data" / f"{number}.png")
+        said = [name for name in names if rng.random() < 0.4]
+        lines.append(f"{number}.png,{'|'.join(said) or '|'}")
+    (tmp_path / "data" / "metadata.csv").write_text("\n".join(lines))
+    directory = RunDirectory(tmp_path / "run")
+    data = {"source": str(tmp_path / "data"), "task": "multi_label", "validation_fraction": 0.2, "test_fraction": 0.4}
+    recipe = parse_recipe({"data": data, "output_dir": str(directory.root), "model": {"backbone": "timm:resnet18"}})
+    directory.begin(dump_recipe(recipe), overwrite=False)
+    found = build_splits(recipe.data, ["test"], training=True)
+    table, limits = found.tables["test"], np.full(len(names), 0.5)
+    passes = {"device": torch.device("cpu"), "batch_size": 8, "workers": 0, "channels_last": True}
+    logits = predict_logits(resnet.model, resnet.preprocessing, table, **passes)
+    before = Predictions.of(table, logits, predicted_at(logits, limits), found.class_names, limits)
+    before.write(directory.predictions / "test.parquet")
+    write_json(directory.environment, {"data_fingerprint": found.fingerprint})
+    write_json(directory.metrics, {})
+    directory.card.touch()
+
+    report = quantize_run(directory, resnet, tmp_path / "int8", mode="static", calibration_images=8, seconds=0.1)
+    after = Predictions.read(tmp_path / "int8" / "predictions" / "test.parquet")
+    expected = compare_rankings(before.logits, after.logits, before.labels)
+    interval = {"difference_ci95": list(expected.difference_ci95)}
+    assert report["mean_average_precision"] == {"split": "test", **vars(expected), **interval}
+    same = int((before.predicted == after.predicted).all(axis=1).sum())
+    assert report["same_classes"] == {"images": 16, "count": same, "measured_on": "test images"}
+    assert "accuracy" not in report and "same_class" not in report and after.thresholds.tolist() == limits.tolist()

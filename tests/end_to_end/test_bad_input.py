@@ -161,10 +161,11 @@ def test_unreadable_image__named_by_path(refused, checkpoint, folder):
 
 
 def test_image_that_breaks_during_training__stops_and_is_named(tmp_path, checkpoint, folder, capsys):
-    for path in folder.rglob("*.png"):  # large enough for a header to survive the cut
+    for path in folder.rglob("*.png"):  # large enough for header and end to survive the damage
         Image.effect_noise((64, 64), 50).convert("RGB").save(path)
     broken = folder / "dark" / "0.png"
-    broken.write_bytes(broken.read_bytes()[:2000])
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:2000] + bytes(100) + whole[2100:])
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(recipe(checkpoint, folder, training={"num_train_epochs": 1, "disable_tqdm": True})))
     for workers in (0, 2):

@@ -15,6 +15,7 @@ from hf_transfer.backbones.build import build_backbone
 from hf_transfer.cli import main
 from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.recipe.schema import Model
+from hf_transfer.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -251,11 +252,27 @@ def test_resume__continues_an_unfinished_run_and_ends_like_an_uninterrupted_one(
     (cut / "README.md").unlink()
     assert main(["run", path, f"output_dir={cut}"]) == 2, "not without being asked"
     assert main(["run", path, f"output_dir={cut}", "training.learning_rate=0.5", "--resume"]) == 2, "not another recipe"
+    environment = cut / "environment.json"
+    kept = environment.read_text()
+    environment.write_text(json.dumps({**json.loads(kept), "data_fingerprint": "of other images"}))
+    assert main(["run", path, f"output_dir={cut}", "--resume"]) == 2, "not on other images"
+    environment.write_text(kept)
     assert main(["run", path, f"output_dir={cut}", "--resume"]) == 0
     assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
     assert (cut / "history.csv").read_text() == (whole / "history.csv").read_text()
     found, expected = read_metrics(cut), read_metrics(whole)
     assert {k: v for k, v in found.items() if k != "cost"} == {k: v for k, v in expected.items() if k != "cost"}
+
+
+def test_run__refuses_a_directory_that_another_run_writes_into(recipe, tmp_path, capsys):
+    path = recipe(strategy="linear_probe")
+    with RunDirectory(tmp_path / "run").held():
+        for options in ([], ["--overwrite"], ["--resume"]):
+            assert main(["run", path, *options]) == 2
+            assert "another run is writing into" in capsys.readouterr().err
+        assert [item.name for item in (tmp_path / "run").iterdir()] == [".lock"]
+    assert main(["run", path]) == 0
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_skip__counts_and_lists_unreadable_images(recipe, tmp_path):

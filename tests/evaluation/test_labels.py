@@ -1,9 +1,12 @@
+import unicodedata
+
 import numpy as np
 import pytest
+from transformers import ResNetConfig
 
 from hf_transfer.backbones.packaged_models import imagenet_class_names
 from hf_transfer.errors import LabelError
-from hf_transfer.evaluation.labels import align_labels, read_shipped_map, shipped_maps
+from hf_transfer.evaluation.labels import align_labels, model_class_names, read_shipped_map, shipped_maps
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -36,6 +39,61 @@ def test_align_labels__a_subset_is_a_mismatch():
 def test_align_labels__repeated_checkpoint_class_is_a_mismatch():
     with pytest.raises(LabelError, match="differ"):
         align_labels(["a", "crane"], ["a", "crane", "crane"], None)
+
+
+@pytest.mark.parametrize(
+    ("data", "checkpoint", "told"),
+    [
+        (
+            ["cat", "dog", "emu"],
+            ["dog", "Cat", "emu", "fox"],
+            "  only in the data set: cat\n  only in the checkpoint: Cat, fox\n",
+        ),
+        (["cat", "dog"], ["cat", "dog", "emu"], "  only in the checkpoint: emu\n"),
+        (["cat", "dog", "emu"], ["cat", "dog"], "  only in the data set: emu\n"),
+        (["7", "9"], ["007", "9"], "  only in the data set: 7\n  only in the checkpoint: 007\n"),
+        (["cat", "dog"], ["cat", "dog", "cat"], "  several times in the checkpoint: cat\n"),
+    ],
+    ids=["case", "the checkpoint knows more", "the data set knows more", "numbers", "twice"],
+)
+def test_align_labels__mismatch_says_which_names_only_one_side_has(data, checkpoint, told):
+    with pytest.raises(LabelError) as error:
+        align_labels(data, checkpoint, None)
+    assert f"\n{told}They are matched by name. " in str(error.value)
+
+
+def test_align_labels__accents_may_be_composed_or_not():
+    composed, apart = (unicodedata.normalize(form, "caf\N{LATIN SMALL LETTER E WITH ACUTE}") for form in ("NFC", "NFD"))
+    for ours, theirs in ((composed, apart), (apart, composed)):
+        alignment = align_labels([ours, "tea"], ["tea", theirs], None)
+        assert (alignment.exact, alignment.columns, alignment.class_names) == (True, [[1], [0]], [composed, "tea"])
+        mapped = align_labels([ours, "tea"], ["x", theirs], {theirs: [ours]})
+        assert (mapped.columns, mapped.unmapped) == ([[1], []], ["tea"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, ["a", "b", "c"]),
+        ({"id2label": {"2": "c", "0": "a", "1": "b"}}, ["a", "b", "c"]),
+        ({"id2label": {0: 10, 1: 9}}, ["10", "9"]),
+        ({"id2label": {0: "a", 1: "b"}, "label2id": {"b": 0, "a": 1}}, ["a", "b"]),
+        ({"num_labels": 2}, ["LABEL_0", "LABEL_1"]),
+    ],
+    ids=["keys are text", "any order", "names are numbers", "label2id contradicts", "without names"],
+)
+def test_model_class_names__are_those_of_id2label(labels, names, tmp_path):
+    ResNetConfig(**labels).save_pretrained(tmp_path)
+    assert model_class_names(ResNetConfig.from_pretrained(tmp_path)) == names
+
+
+def test_model_class_names__that_are_not_numbered_from_0():
+    with pytest.raises(LabelError) as error:
+        model_class_names(ResNetConfig(id2label={1: "a", 2: "b"}))
+    assert str(error.value) == (
+        "model.backbone: expected names of the classes 0 to 1 in id2label of the checkpoint's config.json, found 1, 2; number "
+        "them as its logits are"
+    )
 
 
 def test_align_labels__map_sums_probabilities():

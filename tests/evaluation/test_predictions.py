@@ -1,9 +1,13 @@
+import json
 from dataclasses import replace
 
+import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hf_transfer.data.build import build_splits
+from hf_transfer.data.table import ImageTable, StoredImages
 from hf_transfer.errors import RunDirectoryError
 from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.recipe.schema import Data
@@ -54,3 +58,37 @@ def test_predictions__groups_where_the_data_say_them(tmp_path):
     plain = replace(table, groups=None)
     Predictions.of(plain, np.zeros((6, 3)), np.zeros(6), splits.class_names).write(tmp_path / "plain.parquet")
     assert Predictions.read(tmp_path / "plain.parquet").groups is None
+
+
+def several(count=4):
+    """A table of images that show several classes, or none, and logits and thresholds for them."""
+    labels = np.array([[True, True, False], [False] * 3, [False, False, True], [True] * 3])[:count]
+    ids = np.array([f"{row}.png" for row in range(count)])
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": b"", "path": None}] * count})
+    table = ImageTable(StoredImages(rows, "image"), np.arange(count), labels, ids)
+    return table, np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32), np.array([0.5, 0.25, 0.1])
+
+
+def test_predictions__several_labels_are_lists_of_classes(tmp_path):
+    table, logits, thresholds = several()
+    predicted = logits > 0
+    Predictions.of(table, logits, predicted, ["a", "b", "c"], thresholds).write(tmp_path / "test.parquet")
+    stored = pq.read_table(tmp_path / "test.parquet")
+    assert stored.column_names == ["sample_id", "path", "labels", "predicted", "logits"]
+    assert stored["labels"].to_pylist() == [[0, 1], [], [2], [0, 1, 2]]
+    assert stored["predicted"].to_pylist() == [np.flatnonzero(row).tolist() for row in predicted]
+    assert json.loads(stored.schema.metadata[b"thresholds"]) == [0.5, 0.25, 0.1]
+    found = Predictions.read(tmp_path / "test.parquet")
+    assert found.multi_label
+    assert (found.labels.dtype, found.predicted.dtype) == (bool, bool)
+    np.testing.assert_array_equal(found.labels, table.labels)
+    np.testing.assert_array_equal(found.predicted, predicted)
+    np.testing.assert_array_equal(found.logits, logits)
+    np.testing.assert_array_equal(found.thresholds, thresholds)
+
+
+def test_predictions__several_labels_none_of_which_is_shown(tmp_path):
+    table, logits, thresholds = several()
+    nothing = replace(table, labels=np.zeros((4, 3), dtype=bool))
+    Predictions.of(nothing, logits, nothing.labels, ["a", "b", "c"], thresholds).write(tmp_path / "test.parquet")
+    assert not Predictions.read(tmp_path / "test.parquet").labels.any()

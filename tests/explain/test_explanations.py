@@ -25,9 +25,9 @@ from hf_transfer.deploy.predict import Classifier
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.predictions import Predictions
 from hf_transfer.explain.class_grid import choose_images
-from hf_transfer.explain.explanations import Question, ask, evaluating, explain_batch
+from hf_transfer.explain.explanations import Question, ask, evaluating, explain_batch, strip_of
 from hf_transfer.explain.maps import METHODS
-from hf_transfer.explain.records import PictureNames, check_output, explain_files
+from hf_transfer.explain.records import PictureNames, check_output, explain_files, rows_of
 from hf_transfer.explain.view import View
 from hf_transfer.recipe.schema import Model
 from hf_transfer.run_directory import replacing
@@ -415,3 +415,53 @@ def test_choose_images__of_many_classes_those_with_the_most_mistakes():
     found = choose_images(predictions_of(labels, predicted, 1.0, 40))
     assert list(found) == wrong
     assert all(len(positions) == 3 for positions in found.values())
+
+
+def test_explain_batch__every_class_that_is_said_or_the_most_probable_where_none_is():
+    backbone, pixels = independent(corner.corner_backbone()), corner.noisy_pixels(3)
+    view, names = View(backbone.preprocessing), ["a", "b", "c"]
+    chances = explain_batch(backbone, view, Question("occlusion"), names, [(9, 9)] * 3, pixels)[0].probabilities
+
+    def targets(thresholds, **asked):
+        backbone.model.config.thresholds = thresholds
+        found = explain_batch(backbone, view, Question("occlusion", **asked), names, [(9, 9)] * 3, pixels)
+        return [(image.said, [explanation.target for explanation in image.explanations]) for image in found]
+
+    order = [int(label) for label in np.argsort(-chances)]
+    assert targets([0.001, 0.001])[0] == (tuple(order), order)
+    assert targets([0.999999, 0.999999])[0] == ((), order[:1])
+    assert targets([0.001, 0.999999], target=1)[0] == ((0,), [1])
+    pixels[2] = -pixels[2]
+    some = targets([0.5, 0.999999])
+    assert [said for said, _ in some] == [(0,), (0,), ()]
+    assert [told for _, told in some] == [[0], [0], [1]]  # of the third the most probable
+    assert [len(told) for _, told in targets([0.000001, 0.5])] == [1, 1, 2]  # the others of a batch change nothing
+
+
+def test_strip_of_and_rows_of__name_every_class_that_is_said(tmp_path):
+    backbone, pixels = independent(corner.corner_backbone()), corner.noisy_pixels(1)
+    question, classes = Question("occlusion"), ["bright", "dark"]
+    for thresholds, answer, predicted in (
+        ([0.001, 0.001], "predicted bright", "bright|dark"),
+        ([0.999999, 0.999999], "none of the classes; the most probable is bright", ""),
+    ):
+        backbone.model.config.thresholds = thresholds
+        (found,) = explain_batch(backbone, View(backbone.preprocessing), question, ["x.png"], [(9, 9)], pixels)
+        _, heading = strip_of(found, question, classes)
+        assert heading.splitlines()[1].startswith(answer)
+        rows = rows_of(found, question, classes, "x.explained.png")
+        assert {row["predicted"] for row in rows} == {predicted} and rows[0]["probability"] is None
+        assert [row["target"] for row in rows] == (["bright", "dark"] if predicted else ["bright"])
+
+
+def test_choose_images__of_several_labels_recognised_missed_and_wrong():
+    labels = np.zeros((8, 2), dtype=bool)
+    labels[:5, 0] = True
+    predicted = np.zeros((8, 2), dtype=bool)
+    predicted[[0, 1, 2, 5, 6], 0] = True
+    logits = np.zeros((8, 2), dtype=np.float32)
+    logits[:, 0] = [5, 5, 5, -1, -3, 2, 4, -5]
+    ids = [str(index) for index in range(8)]
+    found = Predictions(ids, [None] * 8, labels, predicted, logits, ["a", "b"], None, np.full(2, 0.5))
+    assert choose_images(found) == {0: [0, 2, 4, 6]}  # first and last recognised, the surest miss, the surest that is not there
+    assert choose_images(found, wrong=4) == {0: [0, 2, 4, 6, 3, 5]}

@@ -175,7 +175,7 @@ def test_extract__views_are_those_of_live_training(lite0, textile, folder_for):
     found, _ = extracted(extractor, folder_for(extractor), data, view_ids(table, 1))
     live = ImageDataset(table, build_train_transform("basic", lite0.preprocessing), seed=7)
     live.epoch = 1
-    pixels = torch.stack([live[index]["pixel_values"] for index in range(len(table))])
+    pixels = lite0.preprocessing.normalize(torch.stack([live[index]["pixel_values"] for index in range(len(table))]))
     model = FeatureModel(lite0)
     with torch.no_grad():
         expected = model(pixels)

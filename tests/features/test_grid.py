@@ -23,7 +23,11 @@ def fit(seed=0, views=None, **options):
     return fit_grid(views or [features], labels, *blobs(30, seed=1), 3, seed=seed, **options)
 
 
-def adamw_head(batches, rate, decay, steps):
+def binary_cross_entropy(logits, flags):
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits, flags.float())
+
+
+def adamw_head(batches, rate, decay, steps, loss=torch.nn.functional.cross_entropy):
     """Return a head trained by torch's own AdamW with autograd, the bias without decay, and its losses."""
     head = torch.nn.Linear(5, 3)
     torch.nn.init.zeros_(head.weight)
@@ -33,12 +37,12 @@ def adamw_head(batches, rate, decay, steps):
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     losses = []
     for features, labels in batches:
-        loss = torch.nn.functional.cross_entropy(head(features), labels)
+        found = loss(head(features), labels)
         optimizer.zero_grad()
-        loss.backward()
+        found.backward()
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(found.item())
     return head, losses
 
 
@@ -197,3 +201,27 @@ def test_fit_grid__half_precision_features():
     half = fit_grid([features.bfloat16()], labels, features.bfloat16(), labels, 3, **options)
     full = fit_grid([features.bfloat16().float()], labels, features.bfloat16().float(), labels, 3, **options)
     assert all(torch.equal(one.weight, other.weight) for one, other in zip(half, full, strict=True))
+
+
+def test_head_grid__of_several_labels_is_what_adamw_makes_of_the_binary_cross_entropy():
+    features, labels = blobs()
+    flags = torch.nn.functional.one_hot(labels, 3).bool()
+    flags[:, 0] |= labels == 2
+    batches = [(features[rows], flags[rows]) for rows in torch.arange(60).split(20)] * 3
+    pairs = [(1e-2, 0.0), (1e-3, 0.1)]
+    grid = HeadGrid(5, 3, pairs, len(batches))
+    losses = torch.stack([grid.step(*batch) for batch in batches])
+    for number, ((rate, decay), (weight, bias)) in enumerate(zip(pairs, grid.heads(), strict=True)):
+        head, expected = adamw_head(batches, rate, decay, len(batches), loss=binary_cross_entropy)
+        torch.testing.assert_close(weight, head.weight.detach(), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(bias, head.bias.detach(), rtol=1e-3, atol=1e-5)
+        assert losses[:, number].tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_fit_grid__of_several_labels_is_scored_by_average_precision():
+    features, labels = blobs()
+    flags = torch.nn.functional.one_hot(labels, 3).bool()
+    options = {"learning_rates": (3e-2,), "weight_decays": (0.0,), "epochs": 6, "batch_size": 16}
+    for candidate in fit_grid([features], flags, features, flags, 3, **options):
+        assert candidate.scores == pytest.approx(validation_scores(candidate.logits(features), flags), abs=1e-4)
+        assert candidate.scores["mean_average_precision"] > 0.9

@@ -96,3 +96,20 @@ def test_leave_one_out__more_neighbours_than_others():
 )
 def test_possible_neighbours__no_more_than_there_are(count, expected):
     assert possible_neighbours(count) == expected
+
+
+@pytest.mark.parametrize("held", [1, 2**24])
+def test_probabilities__of_several_labels_are_weighted_shares(monkeypatch, held):
+    monkeypatch.setattr(knn, "_LABELS", held)
+    features, labels = bank()
+    flags = torch.nn.functional.one_hot(labels, 4).bool()
+    flags[:, 0] = labels % 2 == 0  # so that some images show two classes, and some none of the first
+    found = NearestNeighbours.fit(features, flags, 4)
+    queries, _ = bank(12, seed=1)
+    for k, probabilities in found.probabilities(queries, [5, 20]).items():
+        alone = votes(features, labels, queries, k)
+        np.testing.assert_allclose(probabilities[:, 1:], alone[:, 1:], atol=1e-5)
+        np.testing.assert_allclose(probabilities[:, 0], alone[:, 0] + alone[:, 2], atol=1e-5)
+    np.testing.assert_allclose(
+        found.leave_one_out(5)[:, 3], votes(features, labels, features, 5, without_self=True)[:, 3], atol=1e-5
+    )

@@ -4,7 +4,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from hf_transfer.features.logistic import INVERSE_PENALTIES, fit_logistic
+from hf_transfer.features.logistic import INVERSE_PENALTIES, fit_independent_logistic, fit_logistic
 from hf_transfer.features.scores import validation_scores
 
 
@@ -67,3 +67,27 @@ def test_fit_logistic__an_unfinished_fit_is_a_candidate_without_a_warning():
     features, labels = blobs(3)
     found = fit_logistic(features, labels, features, labels, max_iterations=1)
     assert [candidate.settings["iterations"] for candidate in found] == [1] * len(INVERSE_PENALTIES)
+
+
+def several(count, seed):
+    """Features, and labels of three classes that depend on them and occur together."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(count, 6, generator=generator) * torch.linspace(0.1, 10, 6) + 3
+    directions = torch.randn(6, 3, generator=torch.Generator().manual_seed(99)) / torch.linspace(0.1, 10, 6)[:, None]
+    return features, (features - 3) @ directions + torch.randn(count, 3, generator=generator) > torch.tensor([0.0, 1.0, 2.5])
+
+
+def test_fit_independent_logistic__each_class_is_near_its_own_optimum():
+    features, labels = several(150, 0)
+    validation, validation_labels = several(60, 1)
+    penalties = (1e-3, 1e-2, 1e-1)
+    found = fit_independent_logistic(features, labels, validation, validation_labels, inverse_penalties=penalties)
+    scaler = StandardScaler().fit(features.double().numpy())
+    for candidate, penalty in zip(found, penalties, strict=True):
+        for c in range(3):
+            model = LogisticRegression(C=penalty, max_iter=1000, tol=1e-6)
+            model.fit(scaler.transform(features.double().numpy()), labels[:, c].numpy())
+            expected = model.predict_proba(scaler.transform(validation.double().numpy()))[:, 1]
+            assert np.abs(candidate.logits(validation)[:, c].sigmoid().numpy() - expected).max() < 1e-2
+        assert candidate.scores == validation_scores(candidate.logits(validation), validation_labels)
+        assert list(candidate.scores) == ["mean_average_precision", "macro_f1", "loss"]

@@ -7,7 +7,7 @@ from transformers.models.timm_wrapper import TimmWrapperImageProcessor
 
 from hf_transfer.data import dataset
 from hf_transfer.data.augmentation import build_train_transform
-from hf_transfer.data.dataset import ImageDataset
+from hf_transfer.data.dataset import ImageDataset, random_stream, sample_seed
 from hf_transfer.data.images import decode_rgb
 from hf_transfer.data.transforms import Preprocessing
 from hf_transfer.features.pixels import SharedImages
@@ -100,7 +100,10 @@ def test_shared_images__decoded_once_and_each_draws_from_its_own_stream(textile,
         *(ImageDataset(table, build_train_transform("basic", p), seed=5) for p in (first, second)),
     ]
     data[2].epoch = 1
-    expected = [one[4]["pixel_values"] for one in data]
+    expected = [data[0][4]["pixel_values"]]
+    for one in data[1:]:
+        with random_stream(sample_seed(5, one.epoch, str(table.sample_ids[4]))):
+            expected.append(one.transform(one.image(4)))
     decoded = []
     monkeypatch.setattr(dataset, "decode_rgb", lambda content: decoded.append(1) or decode_rgb(content))
     images = SharedImages(data, [False] * 3)

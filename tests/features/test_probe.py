@@ -227,3 +227,17 @@ def test_fit_probe__every_head_diverges():
     with pytest.raises(UserError) as caught:
         fit(learning_rate=1e30, weight_decay=0.1, num_train_epochs=20)
     assert str(caught.value) == ("training.learning_rate: every head diverged; lower it, or leave it out to have it searched")
+
+
+def test_fit_probe__of_several_labels_is_chosen_by_mean_average_precision(tmp_path):
+    features, labels = blobs()
+    validation, validation_labels = blobs(31, seed=1)
+    flags, validation_flags = (torch.nn.functional.one_hot(found, 3).bool() for found in (labels, validation_labels))
+    training = {"num_train_epochs": 3}
+    found = fit_probe([features, features], flags, validation, validation_flags, 3, training=training, seed=0)
+    assert found.metric == "mean_average_precision"
+    assert found.head.scores["mean_average_precision"] == max(c.scores["mean_average_precision"] for c in found.candidates)
+    assert len(settings(found, "inverse_penalty")) == len(INVERSE_PENALTIES)
+    found.write_history(tmp_path / "history.csv", "linear_probe", 60, 16)
+    header = (tmp_path / "history.csv").read_text().splitlines()[0]
+    assert header.startswith("step,epoch,phase,split,loss,mean_average_precision,macro_f1,learning_rate/head")

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
+from torch.nn import functional
 
 from hf_transfer.features.heads import Candidate
 from hf_transfer.features.scores import choose, validation_scores
@@ -59,3 +60,14 @@ def test_choose__never_one_without_a_finite_loss(metric, loss):
 def test_choose__none_is_finite(candidates):
     with pytest.raises(ValueError, match="finite"):
         choose(candidates, "accuracy")
+
+
+def test_validation_scores__of_several_labels():
+    logits = torch.tensor([[2.0, -1.0], [-1.0, 1.0], [1.0, 3.0]])
+    labels = torch.tensor([[True, False], [False, False], [True, True]])
+    found = validation_scores(logits, labels)
+    assert found["mean_average_precision"] == 1.0
+    assert found["macro_f1"] == pytest.approx((1.0 + 2 / 3) / 2)
+    assert found["loss"] == pytest.approx(float(functional.binary_cross_entropy_with_logits(logits, labels.float())))
+    diverged = validation_scores(logits * torch.nan, labels)
+    assert (diverged["mean_average_precision"], math.isnan(diverged["loss"])) == (0.0, True)

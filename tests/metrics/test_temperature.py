@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hf_transfer.metrics.likelihood import negative_log_likelihood
-from hf_transfer.metrics.temperature import fit_temperature
+from hf_transfer.metrics.temperature import fit_sigmoid_temperature, fit_temperature
 
 
 def sampled(rng, n=4000, n_classes=5, scale=2.0):
@@ -86,3 +86,27 @@ def test_fit_temperature__refuses_what_is_no_logit():
         fit_temperature([[0.0, -np.inf], [0.0, 1.0]], [0, 1])
     with pytest.raises(ValueError, match="one label per row of scores, found 1 labels for 2 rows"):
         fit_temperature([[0.0, 1.0], [0.0, 1.0]], [0])
+
+
+def several(temperature: float = 1.0, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits [n, 3], scaled by a temperature, and labels that come true as often as the sigmoids say."""
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(n, 3)) * 2
+    return logits * temperature, rng.random((n, 3)) < 1 / (1 + np.exp(-logits))
+
+
+def test_fit_sigmoid_temperature__finds_the_minimum_of_the_binary_cross_entropy():
+    logits, labels = several(3.0)
+    from scipy.optimize import minimize_scalar
+
+    signed = np.where(labels, logits, -logits)
+    reference = minimize_scalar(lambda b: np.logaddexp(0, -b * signed).mean(), bounds=(0.01, 10), options={"xatol": 1e-10})
+    assert fit_sigmoid_temperature(logits, labels) == pytest.approx(1 / reference.x, rel=1e-5)
+    assert fit_sigmoid_temperature(logits, labels) == pytest.approx(3, rel=0.15)
+
+
+def test_fit_sigmoid_temperature__one_where_every_answer_is_right():
+    logits, labels = several()
+    assert fit_sigmoid_temperature(logits, logits > 0) == 1.0
+    assert fit_sigmoid_temperature(np.zeros((2, 3)), labels[:2]) == 1.0
+    assert fit_sigmoid_temperature(logits, logits < 0) == 100.0

@@ -690,3 +690,14 @@ def test_parse_recipe__a_token_is_refused_before_anything_repeats_it():
     assert [str(problem) for problem in caught.value.problems] == [
         f"{path}: {words}" for path in ("data.source", "description", "sed.1", "(removed)", "training.hub_token")
     ]
+
+
+def test_parse_recipe__what_several_labels_an_image_rule_out():
+    data = {"source": "photos", "task": "multi_label", "samples_per_class": 5}
+    found = problems_of(recipe(data=data, strategy="linear_probe", features={"label_quality": True}))
+    assert found == [
+        "data.samples_per_class: data.task is 'multi_label', and this counts images of one class; use data.max_train_samples",
+        "features.label_quality: data.task is 'multi_label', and this looks for wrong labels among one an image; remove it",
+    ]
+    parsed = parse_recipe(recipe(data={"source": "photos", "task": "multi_label"}, evaluation={"thresholds": 0.3}))
+    assert (parsed.data.task, parsed.evaluation.thresholds) == ("multi_label", 0.3)

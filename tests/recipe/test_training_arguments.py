@@ -193,3 +193,16 @@ def test_check_training__values_that_do_not_go_together(training, message):
 )
 def test_check_training__values_that_go_together(training):
     assert problems_of(**training) == []
+
+
+def test_check_training__what_selects_depends_on_the_task():
+    assert check_training({"metric_for_best_model": "mean_average_precision"}, "multi_label") == []
+    assert [str(problem) for problem in check_training({"metric_for_best_model": "accuracy"}, "multi_label")] == [
+        "training.metric_for_best_model: expected one of mean_average_precision, macro_f1, loss with data.task 'multi_label', "
+        "found the text 'accuracy'"
+    ]
+    assert problems_of(metric_for_best_model="mean_average_precision") == [
+        "training.metric_for_best_model: expected one of accuracy, macro_f1, loss, found the text 'mean_average_precision'"
+    ]
+    assert training_defaults({})["metric_for_best_model"] == "accuracy"
+    assert training_defaults({}, task="multi_label")["metric_for_best_model"] == "mean_average_precision"

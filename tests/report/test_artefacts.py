@@ -65,6 +65,15 @@ def test_artefacts_section__exported_files(tmp_path):
     )
 
 
+def test_artefacts_section__of_several_labels_an_image(tmp_path):
+    ranking = {**QUANTIZE["accuracy"], "p_value": 0.4}
+    several = {key: value for key, value in QUANTIZE.items() if key != "accuracy"} | {"mean_average_precision": ranking}
+    write(tmp_path / "quantized", "quantize.json", several)
+    text = artefacts_section(tmp_path)
+    assert "Its mean average precision on the 400 test images is 0.9825, the float model's 0.9800" in text
+    assert text.endswith("(95 % interval -0.0095 to +0.0158; paired bootstrap p = 0.400).") and "accuracy" not in text
+
+
 def test_artefacts_section__quantized_copy(tmp_path):
     write(tmp_path / "quantized", "quantize.json", QUANTIZE)
     assert artefacts_section(tmp_path) == (

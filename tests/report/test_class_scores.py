@@ -77,3 +77,16 @@ def test_worst_first__classes_without_f1_are_left_out():
     assert worst_first(per_class, 5) == ["c", "a"]
     with pytest.raises(ValueError, match="at least one class"):
         draw_class_scores({})
+
+
+def test_draw_class_scores__average_precision_is_a_bar_and_decides_which_classes_are_worst():
+    per_class = {
+        f"class {place}": {"average_precision": place / 100, "precision": 0.5, "recall": 0.5, "f1": 1 - place / 100, "n": 9}
+        for place in range(50)
+    }
+    per_class["class 0"]["average_precision"] = None
+    axis = draw_class_scores(per_class).axes[0]
+    shown = [label.get_text() for label in axis.get_yticklabels()]
+    assert shown == [f"class {place}" for place in range(1, 31)]
+    assert [bar.get_width() for bar in axis.patches] == [place / 100 for place in range(1, 31)]
+    assert axis.get_xlabel() == "the 30 of 50 classes with the lowest average precision" and axis.get_xlim() == (0.0, 1.0)

@@ -137,3 +137,14 @@ def test_drawing__users_settings_neither_used_nor_lost(history_file, tmp_path):
         assert matplotlib.rcParams["text.usetex"] is True
         assert matplotlib.rcParams["font.size"] == 40.0
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_draw_curves__mean_average_precision_in_the_place_of_accuracy(tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_text(
+        "step,epoch,phase,split,loss,mean_average_precision,macro_f1\n"
+        "5,1,full,train,0.9,,\n5,1,full,validation,0.8,0.4,0.1\n10,2,full,validation,0.7,0.6,0.2\n"
+    )
+    axes = draw_curves(read_history(path)).axes
+    assert [axis.get_ylabel() for axis in axes] == ["loss", "mean average precision"]
+    assert axes[1].lines[0].get_ydata().tolist() == [0.4, 0.6]

@@ -200,6 +200,10 @@ def test_write_report__watched_test_images_are_told_at_the_top(make_run):
     assert said in page.texts[""]
 
 
+def test_write_report__no_warning_where_no_test_images_were_watched(make_run):
+    assert "(empty)" not in page_of(make_run()).texts[""]
+
+
 def test_write_report__a_run_that_left_next_to_nothing(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     (tmp_path / "metrics.json").write_text("{}")

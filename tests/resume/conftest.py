@@ -66,7 +66,7 @@ def recipe_of(checkpoint_of, tmp_path_factory):
     return write
 
 
-def carry_out(place, recipe, output, *options):
+def _carry_out(place, recipe, output, *options):
     """Run a recipe in a process of its own, one thread, and return what became of it."""
     return subprocess.run(
         [sys.executable, str(DRIVER), place, str(recipe), f"output_dir={output}", *options],
@@ -79,7 +79,7 @@ def carry_out(place, recipe, output, *options):
     )
 
 
-def result(root):
+def _result(root):
     """Return everything of a run that must not depend on whether it was interrupted."""
     metrics = json.loads((root / "metrics.json").read_text())
     cost = metrics.pop("cost")
@@ -94,19 +94,31 @@ def result(root):
     }
 
 
+@pytest.fixture(scope="session")
+def carry_out():
+    """`carry_out(place, recipe, output, *options)`: what became of a run in a process of its own."""
+    return _carry_out
+
+
+@pytest.fixture(scope="session")
+def result():
+    """`result(root)`: everything of a run that must not depend on whether it was interrupted."""
+    return _result
+
+
 @pytest.fixture
 def assert_resume_is_exact(tmp_path):
     """Run a recipe whole, and killed and resumed; both must end with the same bytes."""
 
     def check(recipe, place):
         whole, killed = tmp_path / "whole", tmp_path / "killed"
-        done = carry_out("never", recipe, whole)
+        done = _carry_out("never", recipe, whole)
         assert done.returncode == 0, done.stderr
-        died = carry_out(place, recipe, killed)
+        died = _carry_out(place, recipe, killed)
         assert died.returncode == -signal.SIGKILL, f"{place} was never reached: {died.stderr}"
-        resumed = carry_out("never", recipe, killed, "--resume")
+        resumed = _carry_out("never", recipe, killed, "--resume")
         assert resumed.returncode == 0, resumed.stderr
-        one, other = result(whole), result(killed)
+        one, other = _result(whole), _result(killed)
         assert other["history"] == one["history"]
         assert other["metrics"] == one["metrics"]
         assert {name for name in one["files"] if one["files"][name] != other["files"].get(name)} == set()

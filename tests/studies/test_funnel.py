@@ -25,12 +25,12 @@ def _study(tmp_path, **changed):
     return Study.model_validate(raw | changed)
 
 
-def _finish(cell, accuracy, parameters=1000):
+def _finish(cell, reached, parameters=1000, figure="accuracy"):
     """Leave what the funnel reads of a finished run."""
     root = Path(cell.recipe.output_dir)
     root.mkdir(parents=True)
     (root / "README.md").write_text("card")
-    metrics = {"validation": {"accuracy": accuracy}, "cost": {"parameters": parameters}}
+    metrics = {"validation": {figure: reached}, "cost": {"parameters": parameters}}
     (root / "metrics.json").write_text(json.dumps(metrics))
 
 
@@ -73,6 +73,20 @@ def test_stages__the_best_on_validation_go_on(tmp_path):
         (BACKBONES[1], pytest.approx(0.7), 2, False),
     ]
     assert told["ranking"][0]["model"]["backbone"] == BACKBONES[2]
+
+
+def test_stages__of_several_labels_an_image_mean_average_precision_ranks(tmp_path):
+    data = {"source": str(tmp_path), "task": "multi_label", "test_fraction": 0.2}
+    study, root = _study(tmp_path, base={"data": data, "model": {"backbone": BACKBONES[0]}}), tmp_path / "study"
+    found = cells(study)
+    coming = stages(study, found, root)
+    next(coming)
+    for cell, figure in zip(_of(found, "linear_probe"), (0.7, 0.72, None, 0.5, 0.8, 0.9), strict=True):
+        _finish(cell, figure, figure="mean_average_precision")
+    assert {name for name, _ in _names(next(coming))} == {"efficientnet_lite0", "efficientnet_lite2"}
+    told = json.loads((root / FILE).read_text())["ranking"]
+    assert [row["validation_mean_average_precision"] for row in told] == pytest.approx([0.85, 0.71, 0.25])
+    assert not any("accuracy" in key for key in told[0])
 
 
 def test_stages__fewer_parameters_decide_between_equals_and_knn_may_rank(tmp_path):

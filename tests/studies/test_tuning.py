@@ -167,6 +167,24 @@ def test_search__the_best_on_validation_and_what_is_left_of_the_trials(cells_of)
     assert place.metrics.stat().st_mtime_ns == before
 
 
+def test_search__several_labels_an_image_by_mean_average_precision(cells_of):
+    repositories.write_vit(Path("vit"))
+    Path("shapes").mkdir()
+    lines, rng = ["file_name,labels"], np.random.default_rng(0)
+    for number in range(24):
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(f"shapes/{number}.png")
+        lines.append(f"{number}.png,{('a', 'b', 'a|b', '|')[number % 4]}")
+    Path("shapes/metadata.csv").write_text("\n".join(lines))
+    data = {"source": "shapes", "task": "multi_label", "validation_fraction": 0.3, "test_fraction": 0.3}
+    (cell,) = cells_of({"training.learning_rate": [1e-9, 0.01]}, data=data, trials=2)
+    found = tuning.search(cell, Path("trials"))
+    for trial in found["trials"]:
+        metrics = RunDirectory(Path("trials", f"trial-{trial['number']}")).read_metrics()
+        assert trial["validation_mean_average_precision"] == metrics["validation"]["mean_average_precision"]
+        assert not any("accuracy" in key for key in trial)
+    assert tuning.search(cell, Path("trials")) == found  # read back under its own name
+
+
 def test_search__equals_are_told_apart_by_likelihood_and_then_by_order(cells_of):
     (cell,) = cells_of({"training.learning_rate": [1e-3, 1e-2, 1e-1, 1.0]}, trials=4)
     scores = [(0.5, 0.9), (0.75, 0.8), (0.75, 0.6), (0.75, 0.6)]
@@ -209,7 +227,8 @@ def test_search__test_images_are_not_decoded(cells_of):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
             if split in ("test", "elsewhere"):
-                path.write_bytes(path.read_bytes()[:1000])  # its header is whole, its pixels are not
+                content = path.read_bytes()  # its header and its end stay whole, its pixels do not
+                path.write_bytes(content[:1000] + bytes(200) + content[1200:])
     (cell,) = cells_of(
         {"training.learning_rate": [1e-3, 1e-2]}, 2, data={"source": "images"}, evaluation={"extra": {"other": "elsewhere"}}
     )

@@ -1,7 +1,9 @@
 """The tiny model families, and what the tests of this folder share."""
 
+import hashlib
 import importlib.util
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,9 +118,12 @@ def trainer_for(tmp_path, random_images):
 
 @pytest.fixture
 def splits():
-    """Make splits of random PNG images: `splits(train, validation, test)`, three classes; no test split where it is 0."""
+    """Make splits of random PNG images: `splits(train, validation, test)`, three classes; no test split where it is 0.
 
-    def make(train: int, validation: int, test: int = 0) -> Splits:
+    With `several` an image may show several of them, or none.
+    """
+
+    def make(train: int, validation: int, test: int = 0, several: bool = False) -> Splits:
         generator = np.random.default_rng(0)
         encoded = []
         for _ in range(train + validation + test):
@@ -130,7 +135,8 @@ def splits():
 
         def table(start: int, count: int) -> ImageTable:
             rows = np.arange(start, start + count)
-            return ImageTable(StoredImages(images, "image"), rows, rows % 3, np.array([f"image/{row}" for row in rows]))
+            labels = np.stack([rows % 2 == 0, rows % 3 == 0, rows % 4 == 3], axis=1) if several else rows % 3
+            return ImageTable(StoredImages(images, "image"), rows, labels, np.array([f"image/{row}" for row in rows]))
 
         tables = {"train": table(0, train), "validation": table(train, validation)}
         if test:
@@ -138,6 +144,12 @@ def splits():
         return Splits(tables, ["cat", "dog", "owl"], "fingerprint")
 
     return make
+
+
+def with_digests(table):
+    """Return a table that knows its images' digests, as after a scan."""
+    digests = [hashlib.blake2b(table.encoded(index), digest_size=16).digest() for index in range(len(table))]
+    return replace(table, digests=np.array(digests, dtype="S16"))
 
 
 @pytest.fixture
@@ -155,11 +167,13 @@ def build(vit_checkpoint, splits, tmp_path):
         ema=None,
         monitor=(),
         test=0,
+        several=False,
+        cache="none",
         checkpoint=vit_checkpoint,
         **training,
     ):
         section = Model(backbone=str(checkpoint))
-        backbone = build_backbone(section, ["cat", "dog", "owl"], seed)
+        backbone = build_backbone(section, ["cat", "dog", "owl"], seed, multi_label=several)
         root = tmp_path / folder
         section = Strategy(name=strategy) if isinstance(strategy, str) else Strategy(**strategy)
         names = [group.name for group in backbone.groups]
@@ -167,11 +181,14 @@ def build(vit_checkpoint, splits, tmp_path):
         if section.name in ("gradual", "complete", "custom"):
             training.pop("num_train_epochs")
         schedule = build_schedule(section, names, training.get("num_train_epochs"))
+        tables = splits(train, 4, test, several)
+        if cache != "none":
+            tables = replace(tables, tables={name: with_digests(table) for name, table in tables.tables.items()})
         trainer = build_trainer(
             backbone,
-            splits(train, 4, test),
+            tables,
             schedule,
-            training=training_defaults(training, section),
+            training=training_defaults(training, section, "multi_label" if several else "single_label"),
             augment=Augment(preset=augment) if isinstance(augment, str) else Augment(**augment),
             loss=Loss(**(loss or {})),
             seed=seed,
@@ -181,6 +198,7 @@ def build(vit_checkpoint, splits, tmp_path):
             ema=Ema(**ema) if ema else None,
             early_stopping=EarlyStopping(**early_stopping) if early_stopping else None,
             monitor=monitor,
+            cache=cache,
         )
         root.mkdir(exist_ok=True)
         return backbone, trainer, root

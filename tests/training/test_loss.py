@@ -11,7 +11,15 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from hf_transfer.backbones.build import build_backbone
 from hf_transfer.errors import RecipeError
 from hf_transfer.recipe.schema import Model
-from hf_transfer.training.loss import ClassificationLoss, balanced_weights, mixed_targets, named_weights
+from hf_transfer.training.loss import (
+    ClassificationLoss,
+    MultiLabelLoss,
+    answer_weights,
+    balanced_answers,
+    balanced_weights,
+    mixed_targets,
+    named_weights,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = 3 * torch.randn(8, 5, generator=GENERATOR)
@@ -321,3 +329,77 @@ def test_call__auxiliary_logits_are_further_losses():
     outputs = {"logits": LOGITS, "auxiliary_logits": auxiliary}
     expected = sum(loss({"logits": logits}, HARD) for logits in (LOGITS, *auxiliary))
     assert torch.allclose(loss(outputs, HARD), expected)
+
+
+# Several labels an image
+
+SHOWN = torch.rand(8, 5, generator=GENERATOR) < 0.4
+SEVERAL = {"hard": SHOWN.float(), "mixed": mixed_targets(SHOWN.float(), torch.arange(8).roll(1), torch.full((8,), 0.3), 5)}
+
+
+def several_written_out(logits, labels, smoothing, weights, gamma):
+    """The mean over classes, summed over samples, answer by answer in Python's float64."""
+    total = 0.0
+    for row, targets in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        for c, (z, t) in enumerate(zip(row, targets, strict=True)):
+            p = 1 / (1 + math.exp(-z))
+            t = (1 - smoothing) * t + smoothing / 2
+            a, b = (1.0, 1.0) if weights is None else (weights[0][c].item(), weights[1][c].item())
+            total -= a * t * (1 - p) ** gamma * math.log(p) + b * (1 - t) * p**gamma * math.log(1 - p)
+    return total / len(logits[0])
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, torch.stack([WEIGHTS, 1 / WEIGHTS])], ids=["plain", "weighted"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_multi_label_loss__is_the_formula(kind, smoothing, weights, gamma):
+    name = "focal" if gamma else "cross_entropy"
+    loss = MultiLabelLoss(name, smoothing, weights, gamma)
+    expected = several_written_out(LOGITS, SEVERAL[kind], smoothing, weights, gamma)
+    assert loss({"logits": LOGITS}, SEVERAL[kind]).item() == pytest.approx(expected / 8, rel=1e-5)
+    # The Trainer counts label entries: 20 images of a step have 100.
+    assert loss({"logits": LOGITS}, SEVERAL[kind], torch.tensor(100)).item() == pytest.approx(expected / 20, rel=1e-5)
+
+
+def test_multi_label_loss__is_torchs_binary_cross_entropy():
+    found = MultiLabelLoss()(ImageClassifierOutput(logits=LOGITS), SEVERAL["hard"])
+    assert found.item() == pytest.approx(functional.binary_cross_entropy_with_logits(LOGITS, SEVERAL["hard"]).item())
+
+
+def test_multi_label_loss__sums_over_auxiliary_heads():
+    loss = MultiLabelLoss("focal")
+    together = loss({"logits": LOGITS, "auxiliary_logits": (2 * LOGITS,)}, SEVERAL["hard"])
+    apart = loss({"logits": LOGITS}, SEVERAL["hard"]) + loss({"logits": 2 * LOGITS}, SEVERAL["hard"])
+    assert together.item() == pytest.approx(apart.item())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_multi_label_loss__gradients_of_certain_answers_are_finite(gamma):
+    logits = torch.tensor([[200.0, -200.0], [200.0, -200.0]], requires_grad=True)
+    MultiLabelLoss("focal", gamma=gamma)({"logits": logits}, torch.tensor([[1.0, 0.0], [0.0, 1.0]])).backward()
+    assert logits.grad.isfinite().all()
+    assert torch.equal(logits.grad[0], torch.zeros(2))
+
+
+def test_answer_weights__balanced_are_those_of_scikit_learn():
+    counts, images = [10, 40, 100], 100
+    weights = answer_weights(balanced_answers(counts, images), counts, images)
+    for c, count in enumerate(counts[:2]):
+        answers = np.arange(images) < count
+        absent, shown = compute_class_weight("balanced", classes=np.array([False, True]), y=answers)
+        assert weights[:, c].tolist() == pytest.approx([shown, absent])
+    assert weights[:, 2].tolist() == [1.0, 1.0]  # every image shows it
+    assert (weights[0] / weights[1]).tolist() == pytest.approx([9.0, 1.5, 1.0])  # torch's pos_weight
+
+
+def test_answer_weights__have_a_mean_of_one_over_the_training_images():
+    weights = answer_weights([3.0, 0.5], [10, 40], 100)
+    assert (weights[0] / weights[1]).tolist() == pytest.approx([3.0, 0.5])
+    assert (weights[0] * torch.tensor([0.1, 0.4]) + weights[1] * torch.tensor([0.9, 0.6])).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_mixed_targets__of_several_labels():
+    labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    found = mixed_targets(labels, torch.tensor([1, 0]), torch.tensor([0.75, 1.0]), 3)
+    assert torch.equal(found, torch.tensor([[0.75, 1.0, 0.25], [0.0, 1.0, 1.0]]))

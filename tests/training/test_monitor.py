@@ -267,3 +267,11 @@ def test_one_sided__class_folders_come_one_by_one():
         "evaluation.monitor: the first 4 images of train are of 2 of its 3 classes (ant, bee), in the split's own order; their "
         "figures say nothing of the others"
     ]
+
+
+def test_one_sided__classes_of_several_labels():
+    flags = np.array([[True, False], [True, False], [False, True], [False, False]])
+    there = SimpleNamespace(labels=flags)
+    splits = SimpleNamespace(class_names=["cat", "dog"], table=lambda name: there)
+    assert one_sided(["test_3"], splits) == []
+    assert "of test are of 1 of its 2 classes (cat)" in one_sided(["test_2"], splits)[0]

@@ -135,10 +135,25 @@ def test_train__weights_are_kept_where_they_are_better_than_their_average(build,
 # Losses and mixing
 
 
+@pytest.mark.parametrize("augment", ["none", "basic", "crop_pad_flip_rotate"])
+def test_build_trainer__resized_images_train_the_same_model(build, tmp_path, monkeypatch, augment):
+    """The images are smaller than what is kept of larger ones, so nothing may change; and nothing is decoded in an epoch."""
+    monkeypatch.setenv("HF_TRANSFER_CACHE", str(tmp_path / "cache"))
+    _, plain, _ = build(augment={"preset": augment, "erasing": 0.3, "mixup": 0.2}, folder="plain", num_train_epochs=2)
+    train(plain)
+    _, trainer, _ = build(
+        augment={"preset": augment, "erasing": 0.3, "mixup": 0.2}, folder="kept", num_train_epochs=2, cache="resized"
+    )
+    monkeypatch.setattr(type(trainer.train_dataset.table), "encoded", lambda *_: pytest.fail("an image was read"))
+    train(trainer)
+    expected, found = plain.model.state_dict(), trainer.model.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_build_trainer__mixed_images_meet_mixed_labels(build):
     """The loss of a mixed batch, as the trainer computes it, by hand."""
     _, trainer, _ = build(augment={"preset": "none", "mixup": 1.0}, loss={"class_weights": "balanced"})
-    batch = next(iter(trainer.get_train_dataloader()))
+    batch = trainer.finish(next(iter(trainer.get_train_dataloader())))
     assert set(batch) == {"pixel_values", "labels", "partner", "share"} and 0 < batch["share"][0] < 1
     trainer.model.eval().training = True  # the loss of training, without dropout
     with torch.no_grad():
@@ -268,3 +283,46 @@ class Moves(TrainerCallback):
         groups = {group.name: set(group.parameters) for group in self.backbone.groups}
         assert all(names <= same or not names & same for names in groups.values()), "a group moved in part"
         self.moved.append({name for name, names in groups.items() if not names & same})
+
+
+# Several labels an image
+
+
+def history(root):
+    with (root / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("loss", [{}, {"name": "focal", "class_weights": "balanced"}], ids=["plain", "focal"])
+def test_train__several_labels_accumulated_batches_are_one_large_batch(build, loss):
+    """The ragged last step has 4 of 12 images: parts of it weigh as much as they hold."""
+
+    def trained(folder, batch, accumulated):
+        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
+        backbone, trainer, _ = build(folder=folder, train=12, several=True, loss=loss, optim="sgd", **sizes)
+        for part in backbone.model.modules():  # each batch would draw its own
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+            elif hasattr(part, "attention_dropout"):
+                part.attention_dropout = 0.0
+        train(trainer)
+        return backbone.model.state_dict()
+
+    whole, parts = trained("whole", 8, 1), trained("parts", 2, 4)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_train__several_labels_history_names_what_selects(build):
+    _, trainer, root = build(several=True, test=6, monitor=["test"], ema={"decay": 0.5}, augment={"mixup": 0.2, "cutmix": 1.0})
+    assert trainer.args.metric_for_best_model == "mean_average_precision"
+    train(trainer)
+    rows = history(root)
+    assert list(rows[0])[4:7] == ["loss", "mean_average_precision", "macro_f1"]
+    assert {row["split"] for row in rows} == {"train", "validation", "test", ""}
+    assert float(rows[0]["loss"]) == pytest.approx(0.693, abs=0.02)  # a mean over the classes, of a head that says a half
+    watched = [row for row in rows if row["split"] in ("validation", "test")]
+    assert len(watched) == 4
+    assert all(0 < float(row["mean_average_precision"]) <= 1 and 0 <= float(row["macro_f1"]) <= 1 for row in watched)
+    best = max(float(row["mean_average_precision"]) for row in watched if row["split"] == "validation")
+    assert trainer.state.best_metric == pytest.approx(best)

@@ -1,0 +1,1 @@
+"""What `data.source` may name, and how each kind is read: one file for each."""
