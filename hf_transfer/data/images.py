@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 try:
     import simplejpeg  # type: ignore[import-not-found, import-untyped, unused-ignore]  # where it has wheels, see setup.cfg
@@ -16,6 +18,7 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _LYING = (5, 6, 7, 8)  # its values that exchange width and height
 _MIRRORED = (3, 4, 7, 8), (2, 3, 6, 7)  # those at which the upright image begins where the stored one ends: rows, columns
 _JPEG = ("JPEG", "MPO")  # what telephones write may be called MPO
+_SCAN, _FRAMES, _TELLING = 0xDA, (0xC0, 0xC1, 0xC2), (0xE1, 0xEE)  # markers in a JPEG's header
 
 
 def decode_rgb(encoded: bytes) -> Image.Image:
@@ -52,12 +55,24 @@ class EncodedImage:
 
     def __init__(self, encoded: bytes) -> None:
         self._bytes = encoded
-        self._file = Image.open(io.BytesIO(encoded))
-        self._decoded = None if self._file.format in _JPEG else self._upright()
-        width, height = self._file.size if self._decoded is None else self._decoded.size
-        self._orientation = 1 if self._decoded is not None else self._file.getexif().get(_ORIENTATION, 1)
-        self.mirrored = (self._orientation in _MIRRORED[0], self._orientation in _MIRRORED[1])
-        self.size = (width, height) if self._orientation in _LYING else (height, width)
+        self._decoded: Image.Image | None = None
+        plain = plain_jpeg_size(encoded) if simplejpeg is not None else None
+        self._interleaves = plain is not None
+        if plain is not None and plain[0] * plain[1] <= (Image.MAX_IMAGE_PIXELS or math.inf):
+            self.size, self.mirrored = plain, (False, False)  # Pillow takes longer to read a header than all the rest
+            return
+        file = self._file
+        if file.format not in _JPEG:
+            self._decoded = self._upright()
+        width, height = file.size if self._decoded is None else self._decoded.size
+        orientation = 1 if self._decoded is not None else file.getexif().get(_ORIENTATION, 1)
+        self._interleaves = simplejpeg is not None and self._decoded is None and orientation == 1 and file.mode == "RGB"
+        self.mirrored = (orientation in _MIRRORED[0], orientation in _MIRRORED[1])
+        self.size = (width, height) if orientation in _LYING else (height, width)
+
+    @functools.cached_property
+    def _file(self) -> ImageFile.ImageFile:
+        return Image.open(io.BytesIO(self._bytes))
 
     def decode(self, reduction: int = 1) -> Image.Image:
         """Return the image as `decode_rgb` does, a JPEG at a fraction of its size.
@@ -90,9 +105,7 @@ class EncodedImage:
         Raises:
             ValueError: when the bytes are no complete image.
         """
-        if simplejpeg is None or self._decoded is not None or self._orientation != 1 or self._file.mode != "RGB":
-            return None
-        return simplejpeg.decode_jpeg(self._bytes, colorspace="RGB")
+        return simplejpeg.decode_jpeg(self._bytes, colorspace="RGB") if self._interleaves and self._decoded is None else None
 
     def _upright(self) -> Image.Image:
         with self._file as image:
@@ -102,6 +115,34 @@ class EncodedImage:
             # An image that stands upright is not copied.
             ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image._new(image.im), sixteen_bit=sixteen_bit)
+
+
+def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return (height, width) of a JPEG whose header says nothing that has to be looked into.
+
+    Args:
+        encoded: the bytes of a file.
+
+    Returns:
+        None for anything but a JPEG of 3 x 8 bits without segments that may turn it (APP1: EXIF, XMP) or say what its channels
+        are (APP14: Adobe).
+    """
+    place, size = 2, None
+    if encoded[:2] != b"\xff\xd8":
+        return None
+    while encoded[place : place + 1] == b"\xff" and place + 10 <= len(encoded):
+        marker, length = encoded[place + 1], int.from_bytes(encoded[place + 2 : place + 4], "big")
+        if marker == _SCAN:
+            return size
+        if marker in _TELLING or length < 2:
+            return None
+        if marker in _FRAMES:
+            height, width = (int.from_bytes(encoded[place + at : place + at + 2], "big") for at in (5, 7))
+            if encoded[place + 4] != 8 or encoded[place + 9] != 3 or not height or not width:
+                return None
+            size = (height, width)
+        place += 2 + length
+    return None
 
 
 def to_rgb(image: Image.Image, *, sixteen_bit: bool = False) -> Image.Image:

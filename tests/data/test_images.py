@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from transformers.image_utils import load_image
 
-from hf_transfer.data.images import decode_rgb, to_rgb
+from hf_transfer.data.images import decode_rgb, plain_jpeg_size, to_rgb
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4  # 0 to 252
 COLOURS = np.stack([RAMP, RAMP.T, 255 - RAMP], axis=-1)
@@ -167,3 +167,28 @@ def test_decode_rgb__does_not_stretch_or_crop():
 def test_decode_rgb__no_complete_image(data):
     with pytest.raises((OSError, ValueError, SyntaxError)):
         decode_rgb(data)
+
+
+def jpeg_of(mode="RGB", **options):
+    picture = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 4), np.uint8)
+    Image.fromarray(pixels[..., :3]).convert(mode).save(picture, "jpeg", **options)
+    return picture.getvalue()
+
+
+def test_plain_jpeg_size__tells_the_size_of_what_needs_no_second_look():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert plain_jpeg_size(jpeg_of()) == plain_jpeg_size(jpeg_of(progressive=True, comment=b"words")) == (37, 53)
+    for telling in (jpeg_of(exif=exif), jpeg_of("L"), jpeg_of("CMYK"), jpeg_of(xmp=b"<x/>"), b"", b"\xff\xd8", b"\x89PNG"):
+        assert plain_jpeg_size(telling) is None
+
+
+def test_plain_jpeg_size__survives_any_bytes():
+    whole, random = jpeg_of(), np.random.default_rng(1)
+    for end in range(len(whole)):
+        assert plain_jpeg_size(whole[:end]) in (None, (37, 53))
+    for _ in range(2000):
+        changed = bytearray(whole[:700])
+        changed[int(random.integers(2, 700))] = int(random.integers(256))
+        plain_jpeg_size(bytes(changed))
