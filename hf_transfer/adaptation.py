@@ -270,7 +270,8 @@ def fit_linear_probe(
     probe = _fit_head(recipe, directory, splits, backbone, features)
     temperature = None
     if recipe.evaluation.calibrate:
-        temperature = _calibrate(backbone, head_logits(backbone, features.fast["validation"]).numpy(), splits)
+        held_out = (features.fast | features.exact)["validation"]
+        temperature = _calibrate(backbone, head_logits(backbone, held_out).numpy(), splits)
     with replacing(directory.model) as temporary:
         backbone.save(temporary)
     probe.write_history(directory.history, recipe.strategy.name, len(splits.tables["train"]), probe_batch_size(recipe.training))
@@ -406,13 +407,15 @@ def features_request(recipe: Recipe, splits: Splits, backbone: Backbone, state: 
         if recipe.strategy.name != "knn":
             # The test figures are to be those that anyone gets who loads the model, so its features are in full precision.
             exact = [name for name in evaluated(recipe) if name not in ("train", "validation")]
+            if splits.multi_label:  # and so are thresholds to be those of the saved model
+                exact.append("validation")
     tables = {split: table for split, table in (splits.tables | splits.extra).items() if split in wanted}
     integers = recipe.strategy.name == "quantized_probe"  # computed by onnxruntime
     augmented = recipe.strategy.name == "linear_probe" and recipe.augment.preset != "none"
     return Request(
         backbone,
         tables,
-        fast=[split for split in tables if split not in exact],
+        fast=[split for split in tables if split not in exact or split == "validation"],
         exact=exact,
         device=state.device,
         autocast=None if integers else autocast_dtype(recipe.training),

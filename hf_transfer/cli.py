@@ -85,7 +85,8 @@ def _guarded(function: Callable[[argparse.Namespace], int], options: argparse.Na
         sys.stdout.flush()
         return status
     except UserError as error:
-        if int(os.environ.get("RANK", "0")) == 0:  # under a launcher one process speaks for all
+        # Under a launcher one process speaks for all.
+        if int(os.environ.get("RANK", "0")) == 0 or error.of_this_process:
             print(f"error: {without_tokens(message_of(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 
 class UserError(Exception):
-    """A mistake the user can mend: what was expected, what was found, what to do."""
+    """A mistake the user can mend: what was expected, what was found, what to do.
+
+    Attributes:
+        of_this_process: whether other processes of the run may not have met it; then the one that did has to tell it.
+    """
+
+    of_this_process = False
 
 
 class DataError(UserError):

@@ -24,7 +24,7 @@ from .adaptation import (
 from .connection import go_offline_if_unreachable
 from .data.sources.source import is_hub_source
 from .environment import git_commit, platform_facts, versions
-from .errors import RunDirectoryError, UserError, require
+from .errors import DataError, RunDirectoryError, UserError, require
 from .recipe import Recipe, dump_recipe
 from .recipe.schema import Loss
 from .run_directory import RunDirectory, write_json
@@ -117,8 +117,9 @@ def _train(recipe: Recipe, directory: RunDirectory, held: contextlib.ExitStack, 
     state = process_state(training)
     reset_peak_memory(state.device)  # of what this process has done before, such as another run of a study
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=True, extra=recipe.evaluation.extra)
+    _check_shared(splits)
     if resume:
-        _check_same(directory, splits, state, streaming=recipe.data.streaming)
+        _check_same(directory, splits, state, ordered=not from_features)
     check_monitored(recipe.evaluation.monitor, splits)
     backbone = build_backbone(
         recipe.model,
@@ -178,8 +179,25 @@ def _train(recipe: Recipe, directory: RunDirectory, held: contextlib.ExitStack, 
     return _push(recipe, _finish(recipe, directory, metrics, state), pusher)
 
 
-def _check_same(directory: RunDirectory, splits: Splits, state: PartialState, *, streaming: bool) -> None:
-    """Refuse to go on with other images than a run began with, or where their order would be another."""
+def _check_shared(splits: Splits) -> None:
+    """Stop where one process could read what another could not: they would train on different images, or wait for ever."""
+    from accelerate.utils import gather_object
+
+    if len(set(gather_object([(splits.fingerprint, repr(splits.skipped))]))) > 1:
+        raise DataError(
+            "data: the processes of this run found different images: one could read what another could not; start again"
+        )
+
+
+def _check_same(directory: RunDirectory, splits: Splits, state: PartialState, *, ordered: bool) -> None:
+    """Refuse to go on with other images than a run began with, or where it stood in another place of their order.
+
+    Args:
+        directory: of the run.
+        splits: the images that there are now.
+        state: the processes that there are now.
+        ordered: whether images are taken step by step, as many at a time as there are processes.
+    """
     began = directory.read_environment()
     if began.get("data_fingerprint", splits.fingerprint) != splits.fingerprint:
         raise RunDirectoryError(
@@ -187,9 +205,9 @@ def _check_same(directory: RunDirectory, splits: Splits, state: PartialState, *,
             "it began. Restore them; or start anew with --overwrite, or in another output_dir."
         )
     processes = began.get("processes", state.num_processes)
-    if streaming and processes != state.num_processes:
+    if ordered and processes != state.num_processes:
         raise RunDirectoryError(
-            f"output_dir: {directory.root} holds an unfinished run whose streamed images are in an order for {processes} "
+            f"output_dir: {directory.root} holds an unfinished run whose steps are those of {processes} "
             f"process{'es' if processes > 1 else ''}; found {state.num_processes}. Resume with as many."
         )
 
@@ -253,6 +271,7 @@ def _evaluate(
     from .backbones.task import check_task
     from .backbones.transformers_models import checkpoint_digest
     from .data.build import build_splits
+    from .data.class_names import composed
     from .data.dataset import check_first_batch
     from .evaluation.evaluate import evaluate_splits
     from .evaluation.labels import align_labels, model_class_names
@@ -277,8 +296,10 @@ def _evaluate(
     state = process_state(training)
     reset_peak_memory(state.device)
     splits = build_splits(recipe.data, recipe.evaluation.splits, training=False, extra=recipe.evaluation.extra)
+    _check_shared(splits)
     backbone = load_as_it_is(recipe.model)
     check_task(backbone.model.config, recipe.model.backbone, multi_label=splits.multi_label)
+    splits = splits.with_classes([composed(name) for name in model_class_names(backbone.model.config)])
     align_labels(splits.class_names, model_class_names(backbone.model.config), recipe.evaluation.label_map)
     check_first_batch(backbone.preprocessing, splits.tables[recipe.evaluation.splits[0]])
     _say_splits(splits, state)

@@ -57,6 +57,27 @@ class Splits:
         """What the recipe's `data.task` was."""
         return "multi_label" if self.multi_label else "single_label"
 
+    def with_classes(self, class_names: Sequence[str]) -> Splits:
+        """Return the same images with these classes, where those are the present ones and more: no image shows the others.
+
+        For a checkpoint that knows more classes than the images of an evaluation show; only where an image may show several.
+        """
+        if not self.multi_label or not set(self.class_names) < set(class_names):
+            return self
+        places = [list(class_names).index(name) for name in self.class_names]
+
+        def wider(table: ImageTable) -> ImageTable:
+            labels = np.zeros((len(table), len(class_names)), dtype=bool)
+            labels[:, places] = table.labels
+            return replace(table, labels=labels)
+
+        return replace(
+            self,
+            class_names=list(class_names),
+            tables={split: wider(table) for split, table in self.tables.items()},
+            extra={name: wider(table) for name, table in self.extra.items()},
+        )
+
     def table(self, name: str) -> ImageTable:
         """Return the images of a split or of a further test set."""
         return self.tables[name] if name in self.tables else self.extra[name]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import Problem, RecipeError, listed, nearest
+from .class_names import composed
 
 
 def weights_in_order(key: str, weights: Mapping[str, float], class_names: Sequence[str]) -> list[float]:
@@ -21,6 +22,7 @@ def weights_in_order(key: str, weights: Mapping[str, float], class_names: Sequen
     Raises:
         RecipeError: listing every name that is no class, every class without a weight, every weight that is not above 0.
     """
+    weights = {composed(name): weight for name, weight in weights.items()}
     messages = [
         f"'{name}' is not a class of the data set{nearest(name, class_names)}" for name in weights if name not in class_names
     ]

@@ -74,7 +74,9 @@ def scan(table: ImageTable, *, decode: bool) -> Scan:
                 digests.append(digest)
                 if reason is not None:
                     bad[index] = reason
-    return Scan(digests if table.digests is None else table.digests.tolist(), bad)
+    if table.digests is not None:  # what could not be read has none, so that a fingerprint tells
+        digests = [b"" if index in bad else digest for index, digest in enumerate(table.digests.tolist())]
+    return Scan(digests, bad)
 
 
 def fault(encoded: bytes, *, decode: bool) -> str | None:

@@ -84,7 +84,7 @@ class Order:
         sizes = batch_sizes(self.count, batch_size, processes, drop_last=drop_last)
         drawn = self._drawn(epoch)
         bounds = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
-        if self.blocks is not None:
+        if self.blocks is not None and len(sizes):
             drawn = self._streamed(drawn, epoch, bounds, processes)
         return [drawn[start:end] for start, end in pairwise(bounds)]
 
@@ -106,18 +106,19 @@ class Order:
         lane's share of the buffer. Step s of a process takes its batch from lane s % lanes.
         """
         assert self.blocks is not None
+        lanes = self.lanes
         generator = self._generator(epoch, "blocks")
         blocks = np.unique(self.blocks)
         rank = np.empty(len(blocks), dtype=np.int64)
         rank[torch.randperm(len(blocks), generator=generator).numpy()] = np.arange(len(blocks))
         sequence = drawn[np.argsort(rank[np.searchsorted(blocks, self.blocks[drawn % self.count])], kind="stable")]
-        way = torch.rand(len(sequence), generator=generator, dtype=torch.float64).numpy() * (self.buffer / self.lanes)
+        way = torch.rand(len(sequence), generator=generator, dtype=torch.float64).numpy() * (self.buffer / lanes)
         found = np.empty(bounds[-1], dtype=np.int64)
         batches = np.arange(len(bounds) - 1)
         start = 0
         for process in range(processes):
-            for lane in range(self.lanes):
-                own = batches[(batches % processes == process) & (batches // processes % self.lanes == lane)]
+            for lane in range(lanes):
+                own = batches[(batches % processes == process) & (batches // processes % lanes == lane)]
                 places = np.concatenate([np.arange(bounds[k], bounds[k + 1]) for k in own]) if len(own) else own
                 piece = slice(start, start + len(places))
                 moved = np.argsort(np.arange(len(places)) + way[piece], kind="stable")
@@ -133,10 +134,15 @@ def batch_sizes(count: int, batch_size: int, processes: int = 1, *, drop_last: b
     """Return the size of each batch of an epoch; see `Order.batches`.
 
     Raises:
-        DataError: when there are fewer images than processes.
+        DataError: when there are fewer images than processes, or than fill a step where the rest is left out.
     """
     steps, rest = divmod(count, batch_size * processes)
     sizes = [batch_size] * (steps * processes)
+    if drop_last and not steps:
+        raise DataError(
+            f"data: expected at least {batch_size * processes} training images, which fill a step; found {count}, and "
+            "training.dataloader_drop_last leaves them out"
+        )
     if drop_last or not rest:
         return sizes
     if rest < processes:

@@ -169,8 +169,9 @@ def add_shifts(metrics: dict[str, dict[str, Any]], extra: Sequence[str]) -> None
 
     `shift` is {"accuracy", "ci95", "against"}: the difference, and Newcombe's interval for two independent samples, from
     clustered intervals where images come in groups. Where an image may show several classes it is the difference of the mean
-    average precisions, and its interval is put together from theirs in the same way. Without a test split the validation split
-    is what it differs from; without both there is no shift.
+    average precisions, and its interval is put together from theirs in the same way; there is none where a class is shown in
+    one of them only, for the means would be of different classes. Without a test split the validation split is what it differs
+    from; without both there is no shift.
     """
     against = next((split for split in ("test", "validation") if split in metrics), None)
     for name in extra:
@@ -178,7 +179,7 @@ def add_shifts(metrics: dict[str, dict[str, Any]], extra: Sequence[str]) -> None
             continue
         found, base = metrics[name], metrics[against]
         figure = headline_of(found)
-        if found[figure.key] is None or base[figure.key] is None:
+        if found[figure.key] is None or base[figure.key] is None or _ranked_classes(found) != _ranked_classes(base):
             continue
         if figure.key != "accuracy" or "groups" in found or "groups" in base:
             sides = [(split[figure.key], split[figure.interval]) for split in (found, base)]
@@ -191,6 +192,12 @@ def add_shifts(metrics: dict[str, dict[str, Any]], extra: Sequence[str]) -> None
             "ci95": list(interval),
             "against": against,
         }
+
+
+def _ranked_classes(figures: dict[str, Any]) -> set[str]:
+    """Return the classes that have an average precision; none where images have one label."""
+    classes = figures.get("per_class", {}).items()
+    return {name for name, values in classes if values.get("average_precision") is not None}
 
 
 def score_split(

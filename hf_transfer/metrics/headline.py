@@ -45,7 +45,7 @@ MEAN_AVERAGE_PRECISION = Headline(
     "mean_average_precision",
     "mean average precision",
     "mAP",
-    "prevalence_baseline",
+    "random_baseline",
     "ranking the images at random",
     "images ranked at random",
 )

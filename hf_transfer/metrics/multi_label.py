@@ -73,6 +73,22 @@ def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(defined.mean()) if len(defined) else math.nan
 
 
+def random_average_precision(positives: ArrayLike, images: int) -> NDArray[np.float64]:
+    """Return the average precision that a random order without ties has on average, for each class.
+
+    With P positives among n images and H_n = 1 + 1/2 + ... + 1/n it is (P - 1) / (n - 1) (1 - H_n / n) + H_n / n: more than the
+    prevalence P / n, several times as much where positives are few.
+
+    Source: Y. Bestgen, Exact expected average precision of the random baseline (2015).
+
+    Args:
+        positives: P [C], at least 1.
+        images: n.
+    """
+    harmonic = float((1.0 / np.arange(1, images + 1)).sum()) / images
+    return (np.asarray(positives, dtype=np.float64) - 1) / max(images - 1, 1) * (1 - harmonic) + harmonic
+
+
 def mean_average_precision_ci95(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike | None = None) -> tuple[float, float]:
     """Return the 95 % basic bootstrap interval of the mean average precision, of 1,000 draws with a fixed seed.
 
@@ -92,7 +108,8 @@ def mean_average_precision_ci95(scores: ArrayLike, labels: ArrayLike, groups: Ar
     values = drawn_mean_average_precision(scores, labels, draw_images(len(scores), groups))
     if np.isnan(values).all():
         return 0.0, 1.0
-    return reflected_interval(mean_average_precision(scores, labels), values)
+    units = len(scores if groups is None else np.unique(np.asarray(groups)))
+    return reflected_interval(mean_average_precision(scores, labels), values, units)
 
 
 def best_f1_thresholds(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
@@ -208,7 +225,7 @@ def multi_label_metrics(
         - `hamming_accuracy`: share of all n C answers that are right;
         - `per_class`: {class: {average_precision, precision, recall, f1, threshold, n}}, n its positives; None where undefined;
         - `nll`: mean binary cross-entropy an answer, in nats;
-        - `prevalence_baseline`: mean prevalence of the classes with positives, the mean average precision of a random ranking;
+        - `random_baseline`: the mean average precision that a random order of the images has on average;
         - `labels_per_image`; `n` and `skipped`; between them, only with groups, `groups`: their number.
 
         None stands for a figure that is undefined because no class has positives, or none is predicted either.
@@ -238,7 +255,7 @@ def multi_label_metrics(
         "hamming_accuracy": float((predicted == labels).mean()),
         "per_class": _per_class(predicted, labels, ranking, limits, class_names),
         "nll": binary_cross_entropy(logits, labels),
-        "prevalence_baseline": float(positives[positives > 0].mean() / len(labels)) if positives.any() else None,
+        "random_baseline": _mean(random_average_precision(positives[positives > 0], len(labels))),
         "labels_per_image": float(labels.sum(axis=1).mean()),
         "n": len(labels),
     }

@@ -194,7 +194,7 @@ class _Rankings:
     def standing(self, name: str, validation: float | None, *, tied: bool) -> Standing:
         found, value = self.found[name], self.values[name]
         if found.seeds == 1:
-            low, high = self.stated[name] or reflected_interval(value, found.drawn[:, 0])
+            low, high = self.stated[name] or reflected_interval(value, found.drawn[:, 0], self.units)
         else:
             over_images = max(0.0, found.image_variance - found.residual_variance / found.seeds)
             variance, freedom = combined(over_images, self.units - 1, [found], self.typical)

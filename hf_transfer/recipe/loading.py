@@ -159,6 +159,7 @@ def _check_across(recipe: Recipe) -> list[Problem]:
         unused = augment | {"early_stopping": recipe.early_stopping, "ema": recipe.ema, "loss": recipe.loss != Loss()}
         unused["evaluation.monitor"] = recipe.evaluation.monitor
         unused["data.sampling"] = recipe.data.sampling != "uniform"
+        unused["data.cache"] = recipe.data.cache != "none"  # every image is read once as it is
         problems += [Problem(path, f"strategy '{strategy}' {words}; remove it") for path, value in unused.items() if value]
         if recipe.model.head.hidden:
             head = "has no head" if strategy == "knn" else "has a linear head"

@@ -355,7 +355,8 @@ class Evaluation(Section):
     calibrate: bool = Field(
         False,
         description="Divide the saved model's logits by the temperature that fits the validation split best (Guo et al. 2017), "
-        "so that its probabilities mean what they say; no prediction changes.",
+        "so that its probabilities mean what they say; no prediction changes (of several labels: where thresholds are "
+        "chosen on validation).",
     )
     tta: TestTimeAugmentation = Field(
         "none", description="evaluate mode: average the probabilities of several views of each test image."

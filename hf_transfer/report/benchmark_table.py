@@ -24,7 +24,7 @@ _SHOWN: tuple[tuple[str, str], ...] = (
     ("majority_baseline", "Majority"),
     ("mean_average_precision", "mAP"),
     ("mean_average_precision_ci95", "95 % interval"),
-    ("prevalence_baseline", "Random"),
+    ("random_baseline", "Random"),
     ("macro_f1", "Macro F1"),
     ("micro_f1", "Micro F1"),
     ("nll", "NLL"),

@@ -43,7 +43,7 @@ _LABEL_COLUMNS: list[_Column] = [
     ("Groups", "groups", count),
     ("mAP", "mean_average_precision", number),
     ("95 % interval", "mean_average_precision_ci95", interval),
-    ("Baseline", "prevalence_baseline", number),
+    ("Baseline", "random_baseline", number),
     ("Macro F1", "macro_f1", number),
     ("Micro F1", "micro_f1", number),
     ("All labels right", "subset_accuracy", number),

@@ -66,7 +66,7 @@ def _label_figures(row: dict[str, Any]) -> str:
     interval = _with_interval(row["mean_average_precision"], row["mean_average_precision_ci95"])
     return (
         f"{row['n']:>8}  {interval:<28}{_figure(row['macro_f1']):>9}{_figure(row['micro_f1']):>9}"
-        f"{_figure(row['subset_accuracy']):>10}{row['nll']:>8.4f}{_figure(row['prevalence_baseline']):>9}"
+        f"{_figure(row['subset_accuracy']):>10}{row['nll']:>8.4f}{_figure(row['random_baseline']):>9}"
     )
 
 

@@ -23,6 +23,7 @@ from ..data.mixing import Mixing
 from ..data.order import Order
 from ..data.resized import KeptImages, keep_for_evaluation, keep_for_training
 from ..data.table import BlockedImages
+from ..errors import UserError
 from ..recipe.monitored import monitored
 from ..recipe.training_arguments import SELECTION_METRICS
 from ..strategies.phases import Schedule
@@ -242,8 +243,12 @@ def train(trainer: TransferTrainer, resume_from: Path | None = None) -> Training
     started = time.perf_counter()
     if resume_from is not None:
         steps_before = step_of(resume_from)
-    with deferred():
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    try:
+        with deferred():
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    except UserError as error:
+        error.of_this_process = True  # an image that another process does not meet, say
+        raise
     seconds = time.perf_counter() - started
     args = trainer.args
     per_step = trainer.state.train_batch_size * args.gradient_accumulation_steps * args.world_size

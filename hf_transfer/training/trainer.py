@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,7 @@ class TransferTrainer(Trainer):
     ) -> None:
         self.freezing = freezing
         self.groups = freezing.groups
+        self.control: Any
         self.optimizer: Any
         self.lr_scheduler: Any
         self.model_wrapped: Any
@@ -90,13 +93,15 @@ class TransferTrainer(Trainer):
         self._wrapped_for: Phase | None = None
         self._untrained: _Snapshot | None = None
         self._validation: Scored | None = None
-        super().__init__(
-            compute_loss_func=loss,
-            compute_metrics=_compute_multi_label_metrics if multi_label else _compute_metrics,
-            preprocess_logits_for_metrics=_first_logits,
-            callbacks=[freezing, self._averaging, *callbacks],
-            **kwargs,
-        )
+        with warnings.catch_warnings():  # of smoothing and several labels an image: our own loss smooths them
+            warnings.filterwarnings("ignore", message="Label smoothing is not compatible")
+            super().__init__(
+                compute_loss_func=loss,
+                compute_metrics=_compute_multi_label_metrics if multi_label else _compute_metrics,
+                preprocess_logits_for_metrics=_first_logits,
+                callbacks=[freezing, self._averaging, *callbacks],
+                **kwargs,
+            )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
 
@@ -122,6 +127,7 @@ class TransferTrainer(Trainer):
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
+            worker_init_fn=_apart,
         )
         return self.accelerator.prepare(loader)
 
@@ -130,9 +136,11 @@ class TransferTrainer(Trainer):
         dropped = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = dropped and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            loader = super()._get_dataloader(*args, is_training=is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = dropped
+        getattr(loader, "base_dataloader", loader).worker_init_fn = _apart
+        return loader
 
     # The optimizer and its learning rates.
 
@@ -316,6 +324,14 @@ class TransferTrainer(Trainer):
 
     # Checkpoints: whole or not there.
 
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+        asked = self.control.should_save
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *args, **kwargs)
+        # With save_strategy "best" an evaluation takes back that a checkpoint was asked for, as SIGTERM asks.
+        if asked and not self.control.should_save and self.args.save_strategy == "best":
+            self._save_checkpoint(model, None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"checkpoint-{self.state.global_step}"
@@ -372,6 +388,11 @@ class TransferTrainer(Trainer):
         # A pickle of the arguments, token included, has no place beside weights that may be published.
         if self.args.should_save:
             (folder / "training_args.bin").unlink(missing_ok=True)
+
+
+def _apart(worker: int) -> None:
+    """Take a loader process out of its parent's group: a SIGTERM to the group is for the parent to deal with."""
+    os.setpgid(0, 0)
 
 
 class _Snapshot:

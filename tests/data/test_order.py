@@ -44,7 +44,8 @@ def test_batch_sizes__every_image_counts_and_all_processes_take_equally_many_ste
 
 def test_batch_sizes__what_fills_no_step_is_left_out_where_that_is_asked():
     assert batch_sizes(11, 2, 2, drop_last=True) == [2, 2, 2, 2]
-    assert batch_sizes(3, 2, 2, drop_last=True) == []
+    with pytest.raises(DataError, match="at least 4 training images, which fill a step; found 3"):
+        batch_sizes(3, 2, 2, drop_last=True)
 
 
 # Each image once

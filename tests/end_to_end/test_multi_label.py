@@ -81,7 +81,7 @@ def test_probe__the_figures_are_those_of_the_predictions(probe):
     assert list(metrics["thresholds"].values()) == found.thresholds.tolist()
     np.testing.assert_array_equal(found.predicted, predicted_at(found.logits, found.thresholds))
     low, high = metrics["test"]["mean_average_precision_ci95"]
-    assert metrics["test"]["prevalence_baseline"] < low < metrics["test"]["mean_average_precision"] < high
+    assert metrics["test"]["random_baseline"] < low < metrics["test"]["mean_average_precision"] < high
     shift = metrics["further"]["shift"]
     difference = metrics["further"]["mean_average_precision"] - metrics["test"]["mean_average_precision"]
     assert shift["mean_average_precision"] == pytest.approx(difference)
@@ -165,7 +165,7 @@ def trained(run, checkpoints, source, way):
     )
     assert done.returncode == 0, done.stderr
     metrics = metrics_of(root)
-    assert set(metrics["test"]) >= {"mean_average_precision", "subset_accuracy", "per_class", "prevalence_baseline"}
+    assert set(metrics["test"]) >= {"mean_average_precision", "subset_accuracy", "per_class", "random_baseline"}
     assert "accuracy" not in metrics["test"]
     if way != "knn":
         config = json.loads((root / "model" / "config.json").read_text())

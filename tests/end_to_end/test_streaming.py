@@ -95,7 +95,7 @@ def test_streaming__a_killed_run_goes_on_with_the_images_that_it_had_not_seen(ca
     killed, _ = carry_out("killed", workers=workers, stop_after=37, **saving)
     assert killed.returncode == -9
     other, _ = carry_out("killed", "--resume", processes=2, workers=workers, **saving)
-    assert "whose streamed images are in an order for 1 process; found 2. Resume with as many." in other.stderr
+    assert "whose steps are those of 1 process; found 2. Resume with as many." in other.stderr
     resumed, parts = carry_out("killed", "--resume", workers=workers, **saving)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     # The steps after the last checkpoint are taken again, and then the rest: the same images in the same order.

@@ -95,3 +95,18 @@ def test_add_shifts__of_several_labels_are_of_mean_average_precision():
         "against": "test",
     }
     assert "shift" not in summer
+
+
+def test_add_shifts__not_between_means_over_different_classes():
+    test, winter = (
+        {
+            "mean_average_precision": 0.75,
+            "mean_average_precision_ci95": [0.6, 0.9],
+            "n": 80,
+            "per_class": {"cat": {"average_precision": 0.75}, "dog": {"average_precision": dog}},
+        }
+        for dog in (0.75, None)
+    )
+    metrics = {"test": test, "winter": winter}
+    add_shifts(metrics, ["winter"])
+    assert "shift" not in winter

@@ -15,6 +15,7 @@ from hf_transfer.metrics.multi_label import (
     multi_label_metrics,
     predicted_at,
     quick_multi_label_metrics,
+    random_average_precision,
     sigmoid,
 )
 
@@ -92,7 +93,7 @@ def test_multi_label_metrics__agree_with_scikit_learn(scored):
     assert found["subset_accuracy"] == pytest.approx((labels == predicted).all(axis=1).mean())
     nll = np.mean([log_loss(labels[:, c], sigmoid(logits[:, c]), labels=[False, True]) for c in range(5)])
     assert found["nll"] == pytest.approx(nll) == binary_cross_entropy(logits, labels)
-    assert found["prevalence_baseline"] == pytest.approx(labels[:, :4].mean())
+    assert found["random_baseline"] == pytest.approx(random_average_precision(labels[:, :4].sum(axis=0), len(labels)).mean())
     assert found["labels_per_image"] == pytest.approx(labels.sum() / 300)
     assert (found["n"], found["skipped"]) == (300, 2)
     assert found["per_class"]["e"] == {
@@ -113,7 +114,7 @@ def test_multi_label_metrics__a_class_that_is_never_predicted():
 def test_multi_label_metrics__nothing_shown_and_nothing_predicted():
     found = multi_label_metrics(np.full((3, 2), -5.0), np.zeros((3, 2)), ["a", "b"], [0.5, 0.5])
     undefined = [name for name, value in found.items() if value is None]
-    assert undefined == ["mean_average_precision", "macro_f1", "micro_f1", "prevalence_baseline"]
+    assert undefined == ["mean_average_precision", "macro_f1", "micro_f1", "random_baseline"]
     assert found["mean_average_precision_ci95"] == [0.0, 1.0]
     assert found["subset_accuracy"] == found["hamming_accuracy"] == 1.0
 
@@ -144,3 +145,12 @@ def test_quick_multi_label_metrics__at_a_half(scored):
     full = multi_label_metrics(logits, labels, NAMES, [0.5] * 5)
     assert found == {name: full[name] for name in ("mean_average_precision", "macro_f1")}
     assert quick_multi_label_metrics([[-1.0]], [[0.0]]) == {"mean_average_precision": 0.0, "macro_f1": 0.0}
+
+
+@pytest.mark.parametrize("positives", [1, 3, 10, 30])
+def test_random_average_precision__is_the_mean_over_random_orders(positives):
+    rng = np.random.default_rng(0)
+    labels = np.zeros((30, 4000), dtype=bool)
+    labels[:positives] = True
+    drawn = average_precision(rng.random(labels.shape), labels)  # each class is an order of its own
+    assert random_average_precision([positives], 30) == pytest.approx(drawn.mean(), abs=4 * drawn.std() / np.sqrt(4000) + 1e-9)

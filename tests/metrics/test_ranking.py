@@ -72,5 +72,9 @@ def test_draw_images__whole_groups():
 
 
 def test_reflected_interval__leaves_out_what_is_undefined_and_keeps_to_0_and_1():
-    assert reflected_interval(0.5, [*np.linspace(0.2, 0.9, 201), np.nan]) == pytest.approx((0.1175, 0.7825))
-    assert reflected_interval(0.9, [*np.linspace(0.5, 0.9, 201)]) == pytest.approx((0.91, 1.0))
+    assert reflected_interval(0.5, [*np.linspace(0.2, 0.9, 201), np.nan], 100) == pytest.approx((0.1175, 0.7825))
+    assert reflected_interval(0.9, [*np.linspace(0.5, 0.9, 201)], 98) == pytest.approx((0.88, 1.0))
+
+
+def test_reflected_interval__a_perfect_ranking_may_err_on_the_next_image():
+    assert reflected_interval(1.0, np.ones(100), 98) == pytest.approx((0.98, 1.0))

@@ -62,7 +62,7 @@ def test_write_report__figures_labels_and_no_accuracy(run):
     page = (run / "report.html").read_text(encoding="utf-8")
     test = read(run / "metrics.json")["test"]
     assert "Mean average precision (test)" in page and f"<b>{test['mean_average_precision']:.4f}</b>" in page
-    assert "images ranked at random" in page and f"{test['prevalence_baseline']:.4f}" in page
+    assert "images ranked at random" in page and f"{test['random_baseline']:.4f}" in page
     assert "Missed and wrong labels (test)" in page and "said though not there" in page and "missed" in page
     assert "<b>tri</b>" not in page and "&lt;b&gt;tri&lt;/b&gt;" in page
     assert "Confusion" not in page and "(empty)" not in page
@@ -113,7 +113,7 @@ def test_summary__figures_and_thresholds(tmp_path, by, said):
 def test_summary__nothing_to_find(tmp_path):
     run = label_runs.write_label_run(tmp_path / "run")
     metrics = read(run / "metrics.json")
-    undefined = dict.fromkeys(("mean_average_precision", "macro_f1", "micro_f1", "prevalence_baseline"))
+    undefined = dict.fromkeys(("mean_average_precision", "macro_f1", "micro_f1", "random_baseline"))
     metrics["test"] |= undefined | {"mean_average_precision_ci95": [0.0, 1.0]}
     assert re.search(r"test +120 +\u2013 +\u2013 +\u2013 +0\.", summary(run, metrics))
 
@@ -154,7 +154,7 @@ def test_build_leaderboard__ranks_by_mean_average_precision(folder):
     first = table.verdict.standings[0]
     assert first.name == table.verdict.leader == "a" and first.accuracy == pytest.approx(sum(figures) / 2)
     assert table.verdict.headline.title == "mAP"
-    assert table.rows["a"].majority_baseline == read(folder / "0_0" / "metrics.json")["test"]["prevalence_baseline"]
+    assert table.rows["a"].majority_baseline == read(folder / "0_0" / "metrics.json")["test"]["random_baseline"]
     text = leaderboard_text(board)
     assert "mAP" in text and "ranking the images at random gives" in text
     assert not re.search("accuracy", text + leaderboard_markdown(board), re.IGNORECASE)
@@ -171,7 +171,7 @@ def test_leaderboard_json__has_no_accuracy(folder):
     (table,) = found["tables"]
     standing = table["verdict"]["standings"][0]
     assert {"mean_average_precision", "mean_average_precision_ci95", "validation_mean_average_precision"} <= set(standing)
-    assert "prevalence_baseline" in table["rows"]["a"]
+    assert "random_baseline" in table["rows"]["a"]
     with (folder / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         (first, _) = csv.DictReader(file)
     assert float(first["mean_average_precision"]) == standing["mean_average_precision"]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,35 @@ def test_sigterm__to_one_of_two_processes_stops_both_at_the_same_step(recipe_of,
     assert (root / "checkpoints" / "checkpoint-5" / "rng_state_1.pth").is_file()
     assert launch("never", "--resume").returncode == 0
     assert (root / "README.md").is_file()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm__to_launcher_and_loader_processes_still_writes_a_checkpoint(recipe_of, carry_out, tmp_path, processes):
+    """The whole group gets the signal, as schedulers send it; of two processes the launcher passes it on."""
+    recipe, root = recipe_of("vit", training={"dataloader_num_workers": 2, "num_train_epochs": 500}), tmp_path / "run"
+    command = ["tests/resume/killed_run.py", "never", str(recipe), f"output_dir={root}"]
+    if processes == 2:
+        command = ["-m", "accelerate.commands.launch", "--config_file", "accelerate_configs/cpu_2proc.yaml", *command]
+    begun = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while not any((root / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+            assert begun.poll() is None, begun.stderr.read()
+            time.sleep(0.05)
+        os.killpg(begun.pid, signal.SIGTERM)
+        _, said = begun.communicate(timeout=120)
+    finally:
+        if begun.poll() is None:
+            os.killpg(begun.pid, signal.SIGKILL)
+    assert "SIGTERM: writing a checkpoint after this step" in said, said[-2000:]
+    if processes == 1:
+        assert begun.returncode == TERMINATED
+    assert "exited unexpectedly" not in said and "Traceback" not in said.partition("torch.distributed.elastic")[0]
+    assert not (root / "README.md").exists()

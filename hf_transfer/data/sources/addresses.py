@@ -18,7 +18,8 @@ from ...errors import DataError, listed
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CREDENTIAL = re.compile(
-    r"token|secret|passw|credential|signature|access_?key|api_?key|^(sig|auth|authorization|key|pwd)$", re.IGNORECASE
+    r"token|secret|passw|credential|signature|bearer|access[-_]?key|api[-_]?key|[-_]key$|^(sig|auth|authorization|jwt|key|pass|pwd)$",
+    re.IGNORECASE,
 )
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.(-?\d+))?")
@@ -68,8 +69,9 @@ def check_source_address(address: str) -> None:
     if re.search(r"::\w+://", address):
         raise DataError(f"data.source: expected an address of one file system, found one inside another: {shown(address)}")
     host = re.split("[/?#]", address.partition("://")[2], maxsplit=1)[0]
-    query = address.partition("#")[0].partition("?")[2] if is_web(address) else ""
-    names = {name for name, _ in parse_qsl(query, keep_blank_values=True)}
+    # Of any file system: where a question mark is part of a name, hardly anything is called as a credential behind it.
+    parts = re.split("[?#]", address)[1:]
+    names = {name for part in parts for name, _ in parse_qsl(part, keep_blank_values=True)}
     secret = sorted(name for name in names if _CREDENTIAL.search(name))
     if _has_credentials(address, host):
         secret.insert(0, "a user before the '@'")

@@ -18,6 +18,7 @@ from .columns import Columns, Rows, choose_columns, labelled_tables, labels_of, 
 from .embedded_images import embedded_images
 from .folders import SPLIT_NAMES, SourceTables
 from .labelled_files import IMAGE_COLUMNS, placed
+from .remote import cache_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -287,15 +288,16 @@ def encoded_images(images: pa.Array, file: Path) -> pa.Array:
 
 def _placed(paths: list[str | None], file: Path) -> list[str | None]:
     found, problems = [], []
+    far = cache_folder("files") in file.parents  # a copy of a file far away names no files of this machine
     for path in paths:
         try:
-            found.append(None if path is None else str(placed(path, file.parent, absolute=True)))
+            found.append(None if path is None else str(placed(path, file.parent, absolute=not far)))
         except ValueError as error:
             problems.append(f"'{path}' {error}")
     if problems:
         raise DataError(
-            f"data.source: expected paths of image files relative to {file.parent}, or absolute ones, in {file}; "
-            f"found {len(problems)} that are not: {listed(problems, 5)}"
+            f"data.source: expected paths of image files relative to {file.parent}"
+            f"{'' if far else ', or absolute ones'}, in {file}; found {len(problems)} that are not: {listed(problems, 5)}"
         )
     return found
 

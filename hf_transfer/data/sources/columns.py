@@ -160,6 +160,11 @@ def labels_of(values: Sequence[Any], class_names: Sequence[str], columns: Column
         return list(_named(values, class_names, columns.label, where))
     lists = _as_lists(values, columns.label, where, unknown=-1 if class_names else None)
     flat = [entry for entries in lists for entry in entries or ()]
+    if not class_names and _are_flags(lists, flat):
+        raise DataError(
+            f"data.label_column: expected the classes that each image shows in '{columns.label}' of {where}, found lists of 0 "
+            "and 1, a place for each class; write the names, or the numbers, of the classes that are 1"
+        )
     names = iter(_named(flat, class_names, columns.label, where))
     found: list[Labels] = []
     for entries in lists:
@@ -171,6 +176,14 @@ def labels_of(values: Sequence[Any], class_names: Sequence[str], columns: Column
             )
         found.append(None if taken is None else tuple(str(name) for name in taken))
     return found
+
+
+def _are_flags(lists: Sequence[list[Any] | None], flat: Sequence[Any]) -> bool:
+    """Return whether lists say of every class whether it is shown, instead of which ones are: equally long, of 0 and 1."""
+    lengths = {len(entries) for entries in lists if entries is not None}
+    if len(lengths) != 1 or not all(isinstance(entry, (bool, int, float)) and entry in (0, 1) for entry in flat):
+        return False
+    return any(len(set(entries)) < len(entries) for entries in lists if entries)
 
 
 def _as_lists(values: Sequence[Any], column: str, where: str, *, unknown: int | None) -> list[list[Any] | None]:
@@ -187,7 +200,7 @@ def _as_lists(values: Sequence[Any], column: str, where: str, *, unknown: int | 
     for value in values:
         if isinstance(value, (list, tuple)):
             lists.append(list(value))
-        elif value is None or value == "" or value != value or value == unknown:
+        elif value is None or value != value or value == unknown or (isinstance(value, str) and not value.strip()):
             lists.append(None)
         elif isinstance(value, str) and used:
             lists.append([part.strip() for part in value.split(used[0]) if part.strip()])

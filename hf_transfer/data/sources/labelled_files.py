@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 LISTING_SUFFIXES = (".csv", ".tsv", ".jsonl")
-_OF_THIS_MACHINE = ("file:", "local:", "memory:")
+# File systems that are never those of this machine, nor lead through another one.
+_FAR = ("http", "https", "hf", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "ftp", "sftp", "ssh", "hdfs", "webhdfs")
 _FILE_NAME = "file_name"
 _ADDRESS_COLUMNS = ("url", "image_url", "uri", "address")
 IMAGE_COLUMNS = (_FILE_NAME, "image", "path", "file", "filename", "filepath", "file_path", "image_path", "image_file", "img")
@@ -201,8 +202,10 @@ def _places(listing: _Listing, column: str, absolute: bool) -> list[str]:
 
 def _place(written: str, listing: _Listing, *, absolute: bool) -> str:
     if absolute and is_address(written):
-        if listing.address is not None and written.lower().startswith(_OF_THIS_MACHINE):
-            raise ValueError("is a file of this machine")
+        scheme = written.partition("://")[0].lower()
+        own = (listing.address or "").partition("://")[0].lower()
+        if listing.address is not None and ("::" in written or scheme not in (*_FAR, own)):
+            raise ValueError("may be a file of this machine")
         return written
     if listing.address is not None:
         return below(listing.folder, written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import re
@@ -179,6 +180,8 @@ def copy_of(file: SourceFile) -> Path:
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # the other processes of a run wait for the first one's copy
         if not _is_kept(kept, file.size):
+            for left_over in kept.parent.glob(f".{glob.escape(kept.name)}.*.tmp"):  # by a process that was killed
+                left_over.unlink(missing_ok=True)
             with replacing(kept) as unfinished:
                 patiently(file.address, lambda: _copy(file.address, unfinished, file.size, show=True))
                 if look_at(file.address) != file:

@@ -181,7 +181,12 @@ def _members(file: SourceFile) -> Iterator[tuple[str, int, int, IO[bytes]]]:
     with cast(IO[bytes], PartsReader(file, _AHEAD)) if far else Path(file.address).open("rb") as opened:
         try:
             with tarfile.open(fileobj=opened, mode="r:", errors="backslashreplace") as tar:
+                before = -1
                 while (member := tar.next()) is not None:
+                    if member.size < 0 or tar.offset <= before:  # which would lead back, for ever
+                        broken = f"{file.name} is broken at byte {member.offset:,}: a member of negative size"
+                        raise DataError(f"data.source: {broken}")
+                    before = tar.offset
                     tar.members = []  # type: ignore[attr-defined]  # which would grow with the number of members
                     if not member.isreg() or member.sparse is not None:
                         continue
@@ -190,7 +195,7 @@ def _members(file: SourceFile) -> Iterator[tuple[str, int, int, IO[bytes]]]:
                         raise DataError(f"data.source: {file.name} is cut off in the middle of '{name}'")
                     yield name, member.offset_data, member.size, opened
                 end = tar.offset
-        except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError) as error:
+        except (tarfile.TarError, ValueError, EOFError, OverflowError, RecursionError, MemoryError) as error:
             raise DataError(f"data.source: cannot read {file.name} as a tar: {error}") from None
         opened.seek(end)
         rest = opened.read(tarfile.BLOCKSIZE)

@@ -78,10 +78,16 @@ def read_tar_shards(
 
 def _with_digests(found: SourceTables, files: Sequence[SourceFile], indexes: Sequence[TarIndex]) -> SourceTables:
     """Return tables with what stands for each image's bytes: its shard, as it is, and its place in it."""
-    each = [digest for file, index in zip(files, indexes, strict=True) for digest in file.digests(index.offsets.tolist())]
+    pairs = zip(files, indexes, strict=True)
+    each = [digest for file, index in pairs for digest in file.digests(_places(index.offsets).tolist())]
     digests = np.array(each, dtype="S16")
     tables = {split: replace(table, digests=digests[table.rows]) for split, table in found.tables.items()}
     return replace(found, tables=tables)
+
+
+def _places(offsets: np.ndarray) -> np.ndarray:
+    """Return the offset of each image; of a sample without one a number of its own."""
+    return np.where(offsets < 0, -1 - np.arange(len(offsets)), offsets)
 
 
 def shard_names(addresses: Sequence[str]) -> list[str]:
@@ -216,11 +222,15 @@ def _local_one(file: SourceFile) -> SourceFile:
 
 def _unpacked(packed: Path, file: SourceFile, compression: str) -> Path:
     """Return the uncompressed tar, made on first use."""
+    from filelock import FileLock
+
     from ...run_directory import replacing
 
     kept = cache_folder("files", f"{file.digest(file.address, compression).hex()}.tar")
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):  # the other processes of a run wait for the first one's
+        if kept.is_file():
+            return kept
         with replacing(kept) as unfinished:
             try:
                 with _uncompressed(packed, compression) as content, unfinished.open("wb") as out:

@@ -243,15 +243,22 @@ def test_read_listing__far_away(folder, server):
 
 
 def test_read_listing__far_away_names_no_files_of_this_machine(folder, server):
-    names = ["../x.jpg", "/etc/passwd", "file:///etc/passwd", "MEMORY://x.jpg", "a.jpg", "http://host/b.jpg?sig=SECRET"] * 2
+    names = [
+        "../x.jpg",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "zip://x.jpg::file:///x.zip",
+        "a.jpg",
+        "http://host/b.jpg?sig=SECRET",
+    ] * 2
     (folder / "list.csv").write_text("path,label\n" + "".join(f"{name},x\n" for name in names[:7] + names[11:]))
     assert message(f"{server.url}/list.csv").splitlines() == [
         f"data.source: expected paths of image files relative to {server.url}, or addresses, each once, in 'path' of "
         f"{server.url}/list.csv; found 6 that are not:",
         "  - line 2: '../x.jpg' leaves the folder",
         "  - line 3: '/etc/passwd' is absolute",
-        "  - line 4: 'file:///etc/passwd' is a file of this machine",
-        "  - line 5: 'MEMORY://x.jpg' is a file of this machine",
+        "  - line 4: 'file:///etc/passwd' may be a file of this machine",
+        "  - line 5: 'zip://x.jpg::file:///x.zip' may be a file of this machine",
         "  - line 8: '../x.jpg' leaves the folder",
         "  - line 9: 'http://host/b.jpg' is in line 7 already",
     ]
