@@ -126,6 +126,8 @@ def text_of(values: Iterable[Any], key: str, where: str) -> list[str | None]:
     for value in values:
         if value is None or value == "" or value != value:
             texts.append(None)
+        elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise DataError(f"data.{key}: expected valid text in {where}, found {ascii(value)[:60]}")
         elif isinstance(value, (str, int)):
             texts.append(str(value))
         elif isinstance(value, float) and value.is_integer():

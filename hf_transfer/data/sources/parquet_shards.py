@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections import Counter
@@ -197,15 +198,17 @@ def _values(file: SourceFile, columns: Columns, *, split_known: bool) -> _Values
     names = [columns.label, columns.group, None if split_known else columns.split]
     needed = [name for name in names if name is not None]
     kept = cache_folder("indexes", f"{file.digest(_FORMAT, file.address, *needed).hex()}.json")
-    if not kept.is_file():
-        metadata = _footer(file)
-        groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        try:
-            with _opened(file, metadata) as opened:
-                table = opened.read(columns=needed, use_threads=False)
-        except pa.ArrowException as error:
-            _unreadable(file, error)
-        _write(kept, {"row_groups": groups, "columns": {name: table.column(name).to_pylist() for name in needed}})
+    # There may be none, or a damaged one, as a machine that lost power leaves it.
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return _Values(**json.loads(kept.read_text(encoding="utf-8")))
+    metadata = _footer(file)
+    groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    try:
+        with _opened(file, metadata) as opened:
+            table = opened.read(columns=needed, use_threads=False)
+    except pa.ArrowException as error:
+        _unreadable(file, error)
+    _write(kept, {"row_groups": groups, "columns": {name: table.column(name).to_pylist() for name in needed}})
     return _Values(**json.loads(kept.read_text(encoding="utf-8")))
 
 

@@ -101,13 +101,15 @@ def tar_index(file: SourceFile, fields: Fields) -> TarIndex:
 
     facts = (_FORMAT, fields.image, fields.label, fields.group)
     kept = cache_folder("indexes", f"{file.digest(file.address, *facts).hex()}.parquet")
-    if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(kept.with_suffix(".lock")):  # the other processes of a run wait for the first one's
-            if not kept.is_file():
-                check_parts(file)
-                _write(_described(file, fields), kept)
-    return _read(kept)
+    if (found := _read(kept)) is not None:
+        return found
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):  # the other processes of a run wait for the first one's
+        if (found := _read(kept)) is None:
+            check_parts(file)
+            found = _described(file, fields)
+            _write(found, kept)
+    return found
 
 
 def _described(file: SourceFile, fields: Fields) -> TarIndex:
@@ -250,16 +252,23 @@ def _write(index: TarIndex, kept: Path) -> None:
         pq.write_table(table, unfinished)
 
 
-def _read(kept: Path) -> TarIndex:
+def _read(kept: Path) -> TarIndex | None:
+    """Return an index that is kept, None where there is none, or a damaged one, as a machine that lost power leaves it."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(kept, memory_map=False)
-    values = {name[1:]: table.column(name).to_pylist() for name in table.column_names if name.startswith("=")}
-    return TarIndex(
-        keys=table.column("key").to_pylist(),
-        offsets=table.column("offset").to_numpy(),
-        sizes=table.column("size").to_numpy(),
-        suffixes=table.column("suffix").to_pylist(),
-        names=json.loads(table.schema.metadata[b"names"]),
-        values={name: [None if value is None else json.loads(value) for value in written] for name, written in values.items()},
-    )
+    try:
+        table = pq.read_table(kept, memory_map=False)
+        values = {name[1:]: table.column(name).to_pylist() for name in table.column_names if name.startswith("=")}
+        return TarIndex(
+            keys=table.column("key").to_pylist(),
+            offsets=table.column("offset").to_numpy(),
+            sizes=table.column("size").to_numpy(),
+            suffixes=table.column("suffix").to_pylist(),
+            names=json.loads(table.schema.metadata[b"names"]),
+            values={
+                name: [None if value is None else json.loads(value) for value in written] for name, written in values.items()
+            },
+        )
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None

@@ -16,6 +16,7 @@ from shard_files import contents, jpeg, labels, samples, write_tar
 from hf_transfer.data.build import build_splits
 from hf_transfer.data.images import decode_rgb
 from hf_transfer.data.sources import filesystems
+from hf_transfer.data.sources.remote import cache_folder
 from hf_transfer.data.sources.tar_shards import shard_names
 from hf_transfer.recipe.schema import Data
 
@@ -273,6 +274,25 @@ def test_read_tar_shards__the_index_is_kept(shards, server):
     found = read(source, streaming=True)
     assert {asked.path for asked in server.gets()} == {"/shard-000.tar"}
     assert found.tables["train"].sample_ids[0] == "shard-000.tar:0200"
+
+
+def test_read_tar_shards__a_damaged_index_is_made_anew(shards, server):
+    source = f"{server.url}/shard-{{000..001}}.tar"
+    whole = read(source, streaming=True).tables["train"]
+    for index in cache_folder("indexes").glob("*.parquet"):
+        index.write_bytes(b"")
+    server.gets()
+    assert read(source, streaming=True).tables["train"].sample_ids.tolist() == whole.sample_ids.tolist()
+    assert {asked.path for asked in server.gets()} == {"/shard-000.tar", "/shard-001.tar"}
+
+
+def test_read_tar_shards__a_member_of_negative_size_ends_it(tmp_path):
+    write_tar(tmp_path / "broken.tar", samples(range(3)))
+    content = bytearray((tmp_path / "broken.tar").read_bytes())
+    content[124:136] = b"\xff" * 10 + b"\xfe\x00"  # -512 in base 256, which leads back to where it stands
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + 8 * 32 + sum(content[156:512]))
+    (tmp_path / "broken.tar").write_bytes(content)
+    assert "broken.tar" in message(str(tmp_path / "broken.tar"))
 
 
 def test_read_tar_shards__an_interrupted_start_goes_on_where_it_was(shards, server):
