@@ -139,9 +139,7 @@ def _train(recipe: Recipe, directory: RunDirectory, held: contextlib.ExitStack, 
     quantized = quantize_frozen(recipe, splits, backbone) if recipe.strategy.name == "quantized_probe" else None
     state.wait_for_everyone()  # every process has looked at the directory before one of them writes into it
     if state.is_main_process:
-        held.enter_context(directory.held())
-        directory.check(resolved, resume=resume, overwrite=overwrite)  # another run may have been here meanwhile
-        directory.begin(resolved, overwrite=overwrite)
+        _take(directory, held, resolved, resume=resume, overwrite=overwrite)
         write_json(directory.environment, _environment(recipe, splits, backbone, state))
     state.wait_for_everyone()
     pusher = None
@@ -177,6 +175,15 @@ def _train(recipe: Recipe, directory: RunDirectory, held: contextlib.ExitStack, 
         if recipe.evaluation.speed:
             metrics["speed"] = asdict(measure_speed(saved, device=state.device, seconds=_SPEED_SECONDS))
     return _push(recipe, _finish(recipe, directory, metrics, state), pusher)
+
+
+def _take(
+    directory: RunDirectory, held: contextlib.ExitStack, resolved: dict[str, Any], *, resume: bool, overwrite: bool
+) -> None:
+    """Hold the directory until `held` is closed, and begin in it."""
+    held.enter_context(directory.held())
+    directory.check(resolved, resume=resume, overwrite=overwrite)  # another run may have been here since the first look
+    directory.begin(resolved, overwrite=overwrite)
 
 
 def _check_shared(splits: Splits) -> None:
@@ -310,9 +317,7 @@ def _evaluate(
         _say_seen(seen, splits)
     state.wait_for_everyone()
     if state.is_main_process:
-        held.enter_context(directory.held())
-        directory.check(resolved, resume=resume, overwrite=overwrite)  # another run may have been here meanwhile
-        directory.begin(resolved, overwrite=overwrite)
+        _take(directory, held, resolved, resume=resume, overwrite=overwrite)
         facts = _environment(recipe, splits, backbone, state)
         write_json(directory.environment, {**facts, "seen_in_training": seen, "checkpoint_digest": checkpoint})
     wanted = evaluated(recipe)

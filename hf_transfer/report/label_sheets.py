@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .figures import drawing, literal, save_figure, text_width
+from .figures import drawing, save_figure
 from .formats import NOTHING
 from .label_mistakes import LabelError, LabelExample, Said
 from .names import shorten, shown_names
-from .sheets import CAPTION, COLUMNS, GAP, GREY, LINE, RIGHT, SIDE, SIDE_FONT, TILE, WRONG, Images, Sheet
+from .sheets import ASIDE, CAPTION, GREY, INK, RIGHT, SIDE, WRONG, Images, Row, Tile, draw_rows, draw_tiles
 
 
 def plot_top_label_losses(examples: Sequence[LabelExample], images: Images, output: Path) -> None:
@@ -27,23 +27,16 @@ def plot_top_label_losses(examples: Sequence[LabelExample], images: Images, outp
 
 def draw_top_label_losses(examples: Sequence[LabelExample], images: Images) -> Any:
     """Return the figure of `plot_top_label_losses`; see there."""
-    columns = min(COLUMNS, len(examples))
-    rows = -(-len(examples) // columns)
-    pitch = TILE + 4 * LINE + GAP
-    sheet = Sheet(max(columns * (TILE + GAP) + GAP, 3.6), rows * pitch + GAP)
-    for position, example in enumerate(examples):
-        row, column = divmod(position, columns)
-        left, top = GAP + column * (TILE + GAP), GAP + row * pitch
-        sheet.tile(left, top, images.get(example.sample_id), RIGHT if example.is_right else WRONG)
+    tiles = []
+    for example in examples:
         captions = [
             (f"right: {_named(example.right)}", RIGHT if example.right else GREY),
             (f"missed: {_named(example.missed)}", WRONG if example.missed else GREY),
             (f"wrong: {_named(example.wrong)}", WRONG if example.wrong else GREY),
-            (f"loss {example.loss:.2f}", "#555555"),
+            (f"loss {example.loss:.2f}", ASIDE),
         ]
-        for line, (text, colour) in enumerate(captions):
-            sheet.text(left, top + TILE + 0.04 + line * LINE, text, 7.5, colour)
-    return sheet.figure
+        tiles.append(Tile(images.get(example.sample_id), RIGHT if example.is_right else WRONG, captions))
+    return draw_tiles(tiles)
 
 
 def plot_label_errors(errors: Sequence[LabelError], images: Images, output: Path) -> None:
@@ -60,31 +53,23 @@ def plot_label_errors(errors: Sequence[LabelError], images: Images, output: Path
 
 def draw_label_errors(errors: Sequence[LabelError], images: Images) -> Any:
     """Return the figure of `plot_label_errors`; see there."""
-    columns = max(len(error.examples) for error in errors)
-    pitch = TILE + LINE + GAP
     labels = list(dict.fromkeys(error.label for error in errors))
     names = dict(zip(labels, shown_names(labels, SIDE), strict=True))
-    said = [
-        [
-            (names[error.label], "#1a1a1a"),
-            ("missed" if error.kind == "missed" else "said though not there", WRONG),
-            (f"{error.count:,} of {error.of:,} images", "#555555"),
-            ("with it" if error.kind == "missed" else "without it", "#555555"),
+    rows = []
+    for error in errors:
+        missed = error.kind == "missed"
+        said = [
+            (names[error.label], INK),
+            ("missed" if missed else "said though not there", WRONG),
+            (f"{error.count:,} of {error.of:,} images", ASIDE),
+            ("with it" if missed else "without it", ASIDE),
         ]
-        for error in errors
-    ]
-    side = 0.3 + max(text_width(literal(text), SIDE_FONT) for lines in said for text, _ in lines)
-    sheet = Sheet(GAP + side + columns * (TILE + GAP), len(errors) * pitch + GAP)
-    for row, (error, lines) in enumerate(zip(errors, said, strict=True)):
-        top = GAP + row * pitch
-        for line, (text, colour) in enumerate(lines):
-            sheet.text(GAP, top + 0.4 + line * 0.22, text, SIDE_FONT, colour)
-        for column, example in enumerate(error.examples):
-            left = GAP + side + column * (TILE + GAP)
-            sheet.tile(left, top, images.get(example.sample_id), WRONG)
+        tiles = []
+        for example in error.examples:
             mistake = next(one for one in (*example.missed, *example.wrong) if one.name == error.label)
-            sheet.text(left, top + TILE + 0.04, f"p {mistake.probability:.3f}", 7.5, "#555555")
-    return sheet.figure
+            tiles.append(Tile(images.get(example.sample_id), WRONG, [(f"p {mistake.probability:.3f}", ASIDE)]))
+        rows.append(Row(said, tiles))
+    return draw_rows(rows)
 
 
 def _named(labels: Sequence[Said]) -> str:

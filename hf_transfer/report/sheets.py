@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ COLUMNS = 6
 CAPTION, SIDE = 17, 34  # columns of text that a class name may take
 SIDE_FONT = 9  # points, of what is said of a pair
 WRONG, RIGHT, GREY = "#c0392b", "#2e7d32", "#8a8a8a"
+INK, ASIDE = "#1a1a1a", "#555555"
 
 Images = Mapping[str, "Image.Image"]
 
@@ -40,24 +42,16 @@ def plot_top_losses(examples: Sequence[Example], images: Images, output: Path) -
 
 def draw_top_losses(examples: Sequence[Example], images: Images) -> Any:
     """Return the figure of `plot_top_losses`; see there."""
-    columns = min(COLUMNS, len(examples))
-    rows = -(-len(examples) // columns)
-    pitch = TILE + 3 * LINE + GAP
-    width = max(columns * (TILE + GAP) + GAP, 3.6)
-    sheet = Sheet(width, rows * pitch + GAP)
     names = _short_names(examples, CAPTION)
-    for position, example in enumerate(examples):
-        row, column = divmod(position, columns)
-        left, top = GAP + column * (TILE + GAP), GAP + row * pitch
-        sheet.tile(left, top, images.get(example.sample_id), RIGHT if example.is_right else WRONG)
+    tiles = []
+    for example in examples:
         captions = [
-            f"true: {names[example.label]}",
-            f"given: {NO_CLASS if example.predicted is None else names[example.predicted]}",
-            f"p {example.confidence:.3f}, loss {example.loss:.2f}",
+            (f"true: {names[example.label]}", INK),
+            (f"given: {NO_CLASS if example.predicted is None else names[example.predicted]}", INK),
+            (f"p {example.confidence:.3f}, loss {example.loss:.2f}", ASIDE),
         ]
-        for line, text in enumerate(captions):
-            sheet.text(left, top + TILE + 0.04 + line * LINE, text, 7.5, "#1a1a1a" if line < 2 else "#555555")
-    return sheet.figure
+        tiles.append(Tile(images.get(example.sample_id), RIGHT if example.is_right else WRONG, captions))
+    return draw_tiles(tiles)
 
 
 def plot_confused_pairs(pairs: Sequence[ConfusedPair], images: Images, output: Path) -> None:
@@ -74,35 +68,77 @@ def plot_confused_pairs(pairs: Sequence[ConfusedPair], images: Images, output: P
 
 def draw_confused_pairs(pairs: Sequence[ConfusedPair], images: Images) -> Any:
     """Return the figure of `plot_confused_pairs`; see there."""
-    columns = max(len(pair.examples) for pair in pairs)
-    pitch = TILE + LINE + GAP
     names = _short_names(pairs, SIDE)
-    said = [
-        [
-            (names[pair.label], "#1a1a1a"),
-            ("taken for", "#555555"),
+    rows = []
+    for pair in pairs:
+        said = [
+            (names[pair.label], INK),
+            ("taken for", ASIDE),
             (names[pair.predicted], WRONG),
-            (f"{pair.count:,} of {pair.of:,} images", "#555555"),
+            (f"{pair.count:,} of {pair.of:,} images", ASIDE),
         ]
-        for pair in pairs
-    ]
-    side = 0.3 + max(text_width(literal(text), SIDE_FONT) for lines in said for text, _ in lines)
-    sheet = Sheet(GAP + side + columns * (TILE + GAP), len(pairs) * pitch + GAP)
-    for row, (pair, lines) in enumerate(zip(pairs, said, strict=True)):
-        top = GAP + row * pitch
-        for line, (text, colour) in enumerate(lines):
-            sheet.text(GAP, top + 0.4 + line * 0.22, text, SIDE_FONT, colour)
-        for column, example in enumerate(pair.examples):
-            left = GAP + side + column * (TILE + GAP)
-            sheet.tile(left, top, images.get(example.sample_id), WRONG)
-            sheet.text(left, top + TILE + 0.04, f"p {example.confidence:.3f}", 7.5, "#555555")
-    return sheet.figure
+        tiles = [Tile(images.get(e.sample_id), WRONG, [(f"p {e.confidence:.3f}", ASIDE)]) for e in pair.examples]
+        rows.append(Row(said, tiles))
+    return draw_rows(rows)
 
 
 def _short_names(items: Sequence[Example] | Sequence[ConfusedPair], width: int) -> dict[str, str]:
     """Return what each class is called on a sheet: names of `width` columns that can be told apart."""
     names = list(dict.fromkeys(name for item in items for name in (item.label, item.predicted) if name is not None))
     return dict(zip(names, shown_names(names, width), strict=True))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image with what is said of it.
+
+    Args:
+        image: None for one that is not there.
+        colour: of its frame.
+        captions: text and colour of each line below it.
+    """
+
+    image: Image.Image | None
+    colour: str
+    captions: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Images side by side, and what is said of all of them.
+
+    Args:
+        said: text and colour of each line on their left.
+        tiles: the images, one caption each.
+    """
+
+    said: Sequence[tuple[str, str]]
+    tiles: Sequence[Tile]
+
+
+def draw_tiles(tiles: Sequence[Tile]) -> Any:
+    """Return the figure of some images, at least one, all with as many captions, in rows of at most six."""
+    columns = min(COLUMNS, len(tiles))
+    pitch = TILE + len(tiles[0].captions) * LINE + GAP
+    sheet = Sheet(max(columns * (TILE + GAP) + GAP, 3.6), -(-len(tiles) // columns) * pitch + GAP)
+    for position, tile in enumerate(tiles):
+        row, column = divmod(position, columns)
+        sheet.tile(GAP + column * (TILE + GAP), GAP + row * pitch, tile)
+    return sheet.figure
+
+
+def draw_rows(rows: Sequence[Row]) -> Any:
+    """Return the figure of some rows, at least one."""
+    pitch = TILE + LINE + GAP
+    side = 0.3 + max(text_width(literal(text), SIDE_FONT) for row in rows for text, _ in row.said)
+    sheet = Sheet(GAP + side + max(len(row.tiles) for row in rows) * (TILE + GAP), len(rows) * pitch + GAP)
+    for number, row in enumerate(rows):
+        top = GAP + number * pitch
+        for line, (text, colour) in enumerate(row.said):
+            sheet.text(GAP, top + 0.4 + line * 0.22, text, SIDE_FONT, colour)
+        for column, tile in enumerate(row.tiles):
+            sheet.tile(GAP + side + column * (TILE + GAP), top, tile)
+    return sheet.figure
 
 
 class Sheet:
@@ -115,11 +151,11 @@ class Sheet:
         self._width, self._height = width, height
         self._set_limits()
 
-    def tile(self, left: float, top: float, image: Image.Image | None, colour: str) -> None:
-        """Draw an image into a square, or an empty one, with a frame of this colour."""
+    def tile(self, left: float, top: float, tile: Tile) -> None:
+        """Draw an image into a square, or an empty one, with its frame and its captions below."""
         from matplotlib.patches import Rectangle
 
-        corner = (left, top)
+        corner, image = (left, top), tile.image
         self.axis.add_patch(Rectangle(corner, TILE, TILE, facecolor="#f2f2f2", edgecolor="none", zorder=1))
         if image is None:
             middle = (left + TILE / 2, top + TILE / 2)
@@ -130,7 +166,9 @@ class Sheet:
             x, y = left + (TILE - width) / 2, top + (TILE - height) / 2
             self.axis.imshow(np.asarray(image), extent=(x, x + width, y + height, y), aspect="auto", zorder=2)
             self._set_limits()
-        self.axis.add_patch(Rectangle(corner, TILE, TILE, facecolor="none", edgecolor=colour, linewidth=1.5, zorder=3))
+        self.axis.add_patch(Rectangle(corner, TILE, TILE, facecolor="none", edgecolor=tile.colour, linewidth=1.5, zorder=3))
+        for line, (text, colour) in enumerate(tile.captions):
+            self.text(left, top + TILE + 0.04 + line * LINE, text, 7.5, colour)
 
     def text(self, left: float, top: float, text: str, size: float, colour: str) -> None:
         """Write a line of text below and right of a point."""

@@ -15,7 +15,22 @@ from ..data.class_weights import weights_in_order
 from ..errors import Problem, RecipeError, listed
 
 
-class ClassificationLoss:
+class _Loss:
+    """What both losses are made from; see there."""
+
+    def __init__(
+        self,
+        name: Literal["cross_entropy", "focal"] = "cross_entropy",
+        label_smoothing: float = 0.0,
+        class_weights: torch.Tensor | None = None,
+        gamma: float = 2.0,
+    ) -> None:
+        self.gamma = gamma if name == "focal" else 0.0
+        self.label_smoothing = label_smoothing
+        self.class_weights = class_weights
+
+
+class ClassificationLoss(_Loss):
     """Cross-entropy or focal loss in float32, averaged over all samples of an optimizer step.
 
     With targets t, class weights w and probabilities p = softmax(logits), a sample's loss is
@@ -36,17 +51,6 @@ class ClassificationLoss:
         class_weights: float32 [C], or None for equal weights.
         gamma: how much the focal loss weights well-classified samples down; 0 is cross-entropy.
     """
-
-    def __init__(
-        self,
-        name: Literal["cross_entropy", "focal"] = "cross_entropy",
-        label_smoothing: float = 0.0,
-        class_weights: torch.Tensor | None = None,
-        gamma: float = 2.0,
-    ) -> None:
-        self.gamma = gamma if name == "focal" else 0.0
-        self.label_smoothing = label_smoothing
-        self.class_weights = class_weights
 
     def __call__(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
@@ -81,7 +85,7 @@ class ClassificationLoss:
         return -(terms if weights is None else terms * weights).sum()
 
 
-class MultiLabelLoss:
+class MultiLabelLoss(_Loss):
     """Binary cross-entropy or sigmoid focal loss in float32, a mean over the classes, averaged over the samples of a step.
 
     With targets t (1 for a class that the image shows), p = sigmoid(logits) and C classes, a sample's loss is
@@ -97,17 +101,6 @@ class MultiLabelLoss:
         class_weights: float32 [2, C], a and b, see `answer_weights`; or None.
         gamma: how much the focal loss weights well-classified answers down; 0 is cross-entropy.
     """
-
-    def __init__(
-        self,
-        name: Literal["cross_entropy", "focal"] = "cross_entropy",
-        label_smoothing: float = 0.0,
-        class_weights: torch.Tensor | None = None,
-        gamma: float = 2.0,
-    ) -> None:
-        self.gamma = gamma if name == "focal" else 0.0
-        self.label_smoothing = label_smoothing
-        self.class_weights = class_weights
 
     def __call__(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
